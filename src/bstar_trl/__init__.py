@@ -1,0 +1,1 @@
+"""B-STaR for TRL."""
