@@ -114,6 +114,10 @@ class Rollouts:
         columns = {name: getattr(self, name)[index] for name in column_names()}
         return dataclasses.replace(self, **columns)
 
+    def with_reader(self, reader: ResponseReader) -> Rollouts:
+        """The same responses, read through `reader`."""
+        return dataclasses.replace(self, reader=reader)
+
     def at(self, temperature: float) -> Rollouts:
         """The responses sampled at this very temperature."""
         return self.take(self.temperatures_R == temperature)

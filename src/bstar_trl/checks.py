@@ -1,0 +1,99 @@
+"""What can be refused or warned about before any weight is loaded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from .callback import BalanceCallback
+from .config import BSTaRConfig
+from .errors import ConfigurationError, DatasetError, UnsupportedOptionError
+from .scoring import check_columns, find_verifier, reward_name
+
+
+def check_options(
+    args: BSTaRConfig, train_dataset: Any, tools: Any, rollout_func: Any, environment_factory: Any
+) -> None:
+    """Refuse what B-STaR cannot do; warn once of what has no effect on it.
+
+    Raises:
+        UnsupportedOptionError: tools, environments, a rollout function, images.
+        DatasetError: no training dataset, or one without prompts.
+        ConfigurationError: a stream without `max_steps`.
+    """
+    for name, value in (
+        ("tools", tools),
+        ("rollout_func", rollout_func),
+        ("environment_factory", environment_factory),
+    ):
+        if value:
+            raise UnsupportedOptionError(f"{name} is not supported by BSTaRTrainer: leave it out")
+    if not isinstance(train_dataset, Dataset | IterableDataset):
+        raise DatasetError(
+            f"train_dataset must be a datasets.Dataset or IterableDataset, got {type(train_dataset).__name__}"
+        )
+    columns = train_dataset.column_names
+    if columns is not None and "prompt" not in columns:
+        raise DatasetError(f"the training dataset needs the column 'prompt', but it has {', '.join(columns)}")
+    images = [name for name in ("image", "images") if name in (columns or ())]
+    if images:
+        raise UnsupportedOptionError(
+            f"image prompts are not supported by BSTaRTrainer yet: remove the dataset column {images[0]!r}"
+        )
+    if isinstance(train_dataset, IterableDataset) and args.max_steps <= 0:
+        raise ConfigurationError(f"a stream of queries has no length: max_steps must be set, got {args.max_steps}")
+    if isinstance(train_dataset, Dataset) and not len(train_dataset):
+        raise DatasetError("the training dataset holds no rows")
+    without_effect = args.ineffective_options()
+    if isinstance(args.generation_kwargs, dict) and "temperature" in args.generation_kwargs:
+        without_effect.append("generation_kwargs['temperature']")
+    if without_effect:
+        warnings.warn(
+            f"these options have no effect on BSTaRTrainer, whose loss is a likelihood of selected responses and "
+            f"whose temperature is set by BalanceCallback: {', '.join(without_effect)}",
+            stacklevel=3,
+        )
+
+
+def find_balance_callback(callbacks: Sequence[Any] | None, args: BSTaRConfig) -> BalanceCallback:
+    """The one `BalanceCallback` among the callbacks (an instance, or the class), or a default one.
+
+    Raises:
+        ConfigurationError: there are several.
+    """
+    found = [item for item in callbacks or [] if isinstance(item, BalanceCallback)]
+    if len(found) > 1:
+        raise ConfigurationError(f"there must be one BalanceCallback, got {len(found)}")
+    balance = found[0] if found else BalanceCallback()
+    if balance.probes and args.temperature != 1.0:
+        warnings.warn(
+            f"temperature={args.temperature:g} is the temperature of evaluation (and of a static run); the training's "
+            "is chosen by BalanceCallback among its temperatures",
+            stacklevel=3,
+        )
+    return balance
+
+
+def check_rewards(functions: Sequence[Any], args: BSTaRConfig, *datasets: Any) -> int:
+    """Check names, weights and columns of the rewards; returns the verifier's index.
+
+    Raises:
+        ConfigurationError: no reward, no (or no single) verifier, as many weights as there are not rewards.
+        DatasetError: a dataset without a reward's column.
+    """
+    if not functions or functions[0] is None:
+        raise ConfigurationError("BSTaRTrainer needs reward_funcs: at least the verifier, which says correct or not")
+    if args.reward_weights is not None and len(args.reward_weights) != len(functions):
+        raise ConfigurationError(
+            f"reward_weights must hold one weight per reward: got {len(args.reward_weights)}, expected "
+            f"{len(functions)} ({', '.join(map(reward_name, functions))})"
+        )
+    verifier = find_verifier(functions, args.verifier)
+    for given in datasets:
+        for dataset in given.values() if isinstance(given, dict) else [given]:
+            if dataset is not None and dataset.column_names is not None:
+                check_columns(functions, dataset.column_names)
+    return verifier

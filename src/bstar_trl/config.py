@@ -1,0 +1,329 @@
+"""`BSTaRConfig`: GRPO's configuration and the few numbers that B-STaR adds, checked before any weight is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transformers import SchedulerType
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
+from trl import GRPOConfig
+
+from .errors import ConfigurationError
+
+CHUNK_WITH_VLLM = 512
+CHUNK_WITHOUT_VLLM = 128
+DEFAULT_STEPS = 100
+DEFAULT_TARGET = 5.0
+
+# The loss is a likelihood and a response is kept or not: what shapes GRPO's policy gradient has no effect here. (So
+# has transformers' continuous batching: responses come from `generate` or from vLLM.)
+WITHOUT_EFFECT = (
+    "beta",
+    "loss_type",
+    "epsilon",
+    "epsilon_high",
+    "delta",
+    "num_iterations",
+    "scale_rewards",
+    "multi_objective_aggregation",
+    "importance_sampling_level",
+    "sapo_temperature_neg",
+    "sapo_temperature_pos",
+    "vespo_k_pos",
+    "vespo_lambda_pos",
+    "vespo_k_neg",
+    "vespo_lambda_neg",
+    "mask_truncated_completions",
+    "sync_ref_model",
+    "ref_model_mixup_alpha",
+    "ref_model_sync_steps",
+    "top_entropy_quantile",
+    "entropy_coef",
+    "use_adaptive_entropy",
+    "entropy_coef_min",
+    "entropy_coef_max",
+    "entropy_coef_delta",
+    "entropy_target",
+    "off_policy_mask_threshold",
+    "use_bias_correction_kl",
+    "vllm_importance_sampling_correction",
+    "vllm_importance_sampling_mode",
+    "vllm_importance_sampling_clip_max",
+    "vllm_importance_sampling_clip_min",
+    "use_transformers_continuous_batching",
+    "transformers_continuous_batching_config",
+)
+
+
+@dataclass(frozen=True)
+class IterationPlan:
+    """The numbers of one iteration, all decided.
+
+    Args:
+        num_queries (`int`): N, queries explored.
+        num_samples (`int`): M, selected responses wanted.
+        num_steps (`int`): optimizer steps.
+        batch_size (`int`): B, responses per optimizer step over all processes and accumulation steps.
+        target (`float`): n*, correct responses wanted per query (paper, section 3.1), in 1..K.
+    """
+
+    num_queries: int
+    num_samples: int
+    num_steps: int
+    batch_size: int
+    target: float
+
+
+@dataclass
+class BSTaRConfig(GRPOConfig):
+    r"""
+    Configuration class for the [`BSTaRTrainer`].
+
+    It is a [`~trl.GRPOConfig`] with the parameters below; a table in the documentation says for each of TRL's own
+    options whether it is honoured, without effect, or refused. With none of them set, N, M and the steps follow from
+    the batch size and the dataset.
+
+    Parameters:
+        iteration_steps (`int`, *optional*):
+            Optimizer steps of one iteration. If `None`, as many as it takes to see `samples_per_iteration` once.
+        queries_per_iteration (`int`, *optional*):
+            Queries explored in one iteration (N in the paper). If `None`, the smaller of the dataset's size and what
+            `iteration_steps` (or 100) steps need.
+        samples_per_iteration (`int`, *optional*):
+            Selected responses trained on in one iteration (M in the paper). If `None`, `balance_target` times
+            `queries_per_iteration`.
+        balance_target (`float`, *optional*):
+            Correct responses wanted per query (n* in equation 3 of the paper), in 1..`num_generations`. If `None`,
+            M / N where both are set, else the smaller of 5 and half of `num_generations`.
+        verifier (`str`, *optional*):
+            Name (or index) of the reward function that says *correct or not*. Needed where there are several reward
+            functions and not exactly one of them is a verifier of this package.
+        inheritance (`str`, *optional*, defaults to `"online"`):
+            What an iteration takes over from the one before: `"online"` weights, optimizer and schedule (Online RFT,
+            B-STaR); `"iterative"` the weights (Iterative RFT); `"restart"` nothing (STaR, ReST-EM).
+        generation_chunk_size (`int`, *optional*):
+            Completions in flight per process. If `None`, 512 with vLLM and 128 without. `steps_per_generation` and
+            `generation_batch_size` are derived from it; if one of those is set instead, it says the same thing.
+
+    > [!NOTE]
+    > These parameters have default values different from [`~trl.GRPOConfig`]:
+    > - `learning_rate`: Defaults to `2e-5` instead of `1e-6`.
+    > - `num_generations`: Defaults to `16` instead of `8`.
+    > - `bf16`: Defaults to `True` only where the machine can do it.
+    > - `metric_for_best_model`: Defaults to `"eval_pass@1"` instead of `"loss"` where a best model is asked for.
+
+    Raises:
+        ConfigurationError: a number is outside its range.
+    """
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})
+    num_generations: int | None = field(
+        default=16, metadata={"help": "Responses sampled per query (K in the paper), at least 2."}
+    )
+    iteration_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Optimizer steps of one iteration. If `None`, as many as it takes to see `samples_per_iteration` "
+            "responses once."
+        },
+    )
+    queries_per_iteration: int | None = field(
+        default=None,
+        metadata={
+            "help": "Queries explored in one iteration (N in the paper). If `None`, the smaller of the dataset's size "
+            "and what `iteration_steps` (or 100) steps need."
+        },
+    )
+    samples_per_iteration: int | None = field(
+        default=None,
+        metadata={
+            "help": "Selected responses trained on in one iteration (M in the paper). If `None`, `balance_target` "
+            "times `queries_per_iteration`."
+        },
+    )
+    balance_target: float | None = field(
+        default=None,
+        metadata={
+            "help": "Correct responses wanted per query (n* in the paper), in 1..num_generations. If `None`, M / N "
+            "where both are set, else the smaller of 5 and half of `num_generations`."
+        },
+    )
+    verifier: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name or index of the reward function that says correct or not. Needed where there are several "
+            "and not exactly one of them is a verifier of this package."
+        },
+    )
+    inheritance: Literal["online", "iterative", "restart"] = field(
+        default="online",
+        metadata={
+            "help": "What an iteration takes over from the one before: 'online' weights, optimizer and schedule, "
+            "'iterative' the weights, 'restart' nothing."
+        },
+    )
+    generation_chunk_size: int | None = field(
+        default=None,
+        metadata={"help": "Completions in flight per process. If `None`, 512 with vLLM and 128 without."},
+    )
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        self._prefer_pass_at_1()
+        if self.bf16 is None and not (
+            self.fp16 or self.use_cpu or is_torch_bf16_gpu_available() or is_torch_xla_available()
+        ):
+            self.bf16 = False  # TRL's default would refuse a machine that has no bf16
+        self._claim_chunk_size()
+        eval_generations = self.num_generations_eval
+        # The parent insists that whole groups of K fill its generation batch and its evaluation batch. B-STaR chunks
+        # its sampling itself and evaluates in a loop of its own, so it gets numbers that always pass; the real ones
+        # follow, once the number of processes is known.
+        self.steps_per_generation, self.generation_batch_size = self.num_generations, None
+        self.num_generations_eval = 1
+        super().__post_init__()
+        self.num_generations_eval = eval_generations
+        self._derive_batch_geometry()
+
+    @property
+    def num_eval_generations(self) -> int:
+        """Responses sampled per query in evaluation."""
+        return self.num_generations_eval or self.num_generations
+
+    def plan(self, dataset_size: int | None) -> IterationPlan:
+        """Decide N, M, the steps and n* for a dataset of this many rows (`None`: a stream).
+
+        Raises:
+            ConfigurationError: N, M or n* is out of its range; the message shows the arithmetic.
+        """
+        batch_size = self.per_device_train_batch_size * self.world_size * self.gradient_accumulation_steps
+        target, arithmetic = self._target()
+        if not 1 <= target <= self.num_generations:
+            raise ConfigurationError(
+                f"balance_target (n*) must be in 1..{self.num_generations} (num_generations), got {arithmetic}"
+            )
+        num_queries = self.queries_per_iteration
+        if num_queries is None:
+            num_queries = math.ceil((self.iteration_steps or DEFAULT_STEPS) * batch_size / target)
+            num_queries = num_queries if dataset_size is None else min(dataset_size, num_queries)
+        if num_queries < 1 or (dataset_size is not None and num_queries > dataset_size):
+            raise ConfigurationError(
+                f"queries_per_iteration must be in 1..{dataset_size} (the dataset's rows), got {num_queries}"
+            )
+        num_samples = self.samples_per_iteration or math.floor(target * num_queries + 0.5)
+        if num_samples > num_queries * self.num_generations:
+            raise ConfigurationError(
+                f"samples_per_iteration must be in 1..{num_queries * self.num_generations} (queries_per_iteration "
+                f"{num_queries} x num_generations {self.num_generations}), got {num_samples}"
+            )
+        num_steps = self.iteration_steps or math.ceil(num_samples / batch_size)
+        if num_samples > num_steps * batch_size:
+            warnings.warn(
+                f"samples_per_iteration is {num_samples}, but one iteration trains on {num_steps} steps x "
+                f"{batch_size} = {num_steps * batch_size} samples: the others are never seen",
+                stacklevel=2,
+            )
+        return IterationPlan(num_queries, num_samples, num_steps, batch_size, target)
+
+    def ineffective_options(self) -> list[str]:
+        """TRL's options that were set, but have no effect on B-STaR."""
+        defaults = {item.name: item.default for item in dataclasses.fields(self)}
+        # A config derived from GRPO's may hold a deprecated spelling that the parent has already translated.
+        return [name for name in WITHOUT_EFFECT if name in defaults and getattr(self, name) != defaults[name]]
+
+    @contextmanager
+    def as_parent_sees_it(self) -> Iterator[None]:
+        """What GRPO's trainer is built with: temperature 1 and no trace of the policy gradient; then put back.
+
+        The temperature is baked into the parent's log-probabilities, which the likelihood needs at T = 1. The
+        importance sampling correction would make it ask a vLLM server for log-probabilities that nobody reads.
+        """
+        defaults = {item.name: item.default for item in dataclasses.fields(self)}
+        neutral = {name: defaults[name] for name in WITHOUT_EFFECT if name in defaults}
+        neutral |= {"temperature": 1.0, "vllm_importance_sampling_correction": False}
+        mine = {name: getattr(self, name) for name in neutral}
+        self._set(neutral)
+        try:
+            yield
+        finally:
+            self._set(mine)
+
+    def _set(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def _check_numbers(self) -> None:
+        if self.num_generations is None or self.num_generations < 2:
+            raise ConfigurationError(
+                f"num_generations (K) must be at least 2, got {self.num_generations}: with one response per query "
+                "there is nothing to select from"
+            )
+        for name in ("iteration_steps", "queries_per_iteration", "samples_per_iteration", "generation_chunk_size"):
+            value = getattr(self, name)
+            if value is not None and (value != int(value) or value < 1):
+                raise ConfigurationError(f"{name} must be a whole number of at least 1, got {value}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigurationError(f"temperature must be greater than 0, got {self.temperature}")
+        if self.inheritance not in ("online", "iterative", "restart"):
+            raise ConfigurationError(
+                f"inheritance must be one of 'online', 'iterative', 'restart', got {self.inheritance!r}"
+            )
+
+    def _target(self) -> tuple[float, str]:
+        """n* and the arithmetic that gave it."""
+        if self.balance_target is not None:
+            return float(self.balance_target), f"{self.balance_target:g}"
+        if self.samples_per_iteration is not None and self.queries_per_iteration is not None:
+            target = self.samples_per_iteration / self.queries_per_iteration
+            return target, (
+                f"samples_per_iteration / queries_per_iteration = {self.samples_per_iteration} / "
+                f"{self.queries_per_iteration} = {target:g}"
+            )
+        target = min(DEFAULT_TARGET, self.num_generations / 2)
+        return target, f"min({DEFAULT_TARGET:g}, num_generations / 2) = {target:g}"
+
+    def _prefer_pass_at_1(self) -> None:
+        """Where the parent would default to the evaluation loss, which there is none of, take pass@1."""
+        wants_metric = (
+            self.load_best_model_at_end
+            or self.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, "reduce_lr_on_plateau")
+            or str(getattr(self.save_strategy, "value", self.save_strategy)) == "best"
+        )
+        if wants_metric and self.metric_for_best_model is None:
+            self.metric_for_best_model = "eval_pass@1"
+            self.greater_is_better = True if self.greater_is_better is None else self.greater_is_better
+
+    def _claim_chunk_size(self) -> None:
+        """TRL's two names for the same thing, where exactly one is set. Both: derived before (`replace`), stale."""
+        if self.generation_chunk_size is None and (self.steps_per_generation is None) != (
+            self.generation_batch_size is None
+        ):
+            if self.steps_per_generation is not None:
+                self.generation_chunk_size = self.per_device_train_batch_size * self.steps_per_generation
+            else:
+                self.generation_chunk_size = self.generation_batch_size
+
+    def _derive_batch_geometry(self) -> None:
+        """The smallest batch of whole groups that holds a chunk: colocated vLLM takes its capacity from it."""
+        chunk_size = self.generation_chunk_size or (CHUNK_WITH_VLLM if self.use_vllm else CHUNK_WITHOUT_VLLM)
+        step_size = self.per_device_train_batch_size * self.world_size
+        whole_groups = self.num_generations // math.gcd(self.num_generations, step_size)
+        chunks = math.ceil(chunk_size / (self.per_device_train_batch_size * whole_groups))
+        self.steps_per_generation = whole_groups * chunks
+        self.generation_batch_size = step_size * self.steps_per_generation
+
+
+def as_bstar_config(args: GRPOConfig | None, model_name: str) -> BSTaRConfig:
+    """A `BSTaRConfig` for whatever a GRPO script passes: nothing, GRPO's own configuration, or ours."""
+    if args is None:
+        return BSTaRConfig(output_dir=f"{model_name}-BSTaR")
+    if isinstance(args, BSTaRConfig):
+        return args
+    names = [item.name for item in dataclasses.fields(GRPOConfig) if item.init]
+    return BSTaRConfig(**{name: getattr(args, name) for name in names})

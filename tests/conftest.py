@@ -1,0 +1,110 @@
+"""Tiny models, tokenizers and datasets that every test can train in a second; nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import pytest
+import torch
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers.decoders import Fuse
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+
+LETTERS = "abcdefgh0123456789+=. \n"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'][0] }}={{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}a={% endif %}"
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A token per character; PAD and EOS are two different tokens, and there is no BOS."""
+    words = ["<pad>", "<eos>", "<unk>", *LETTERS]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def make_config(**changes) -> LlamaConfig:
+    """Two layers, 32 wide: 0.05 s a training step."""
+    return LlamaConfig(
+        **{
+            "vocab_size": len(LETTERS) + 3,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "pad_token_id": 0,
+            "bos_token_id": None,
+            "eos_token_id": 1,
+            "initializer_range": 0.2,
+            **changes,
+        }
+    )
+
+
+def make_model(seed: int = 0, **changes) -> LlamaForCausalLM:
+    """Random weights. It says nothing sensible, but it ends most of its responses."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(make_config(**changes)).float()
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory) -> str:
+    """A policy and its tokenizer on disk, as a user would name them."""
+    path = str(tmp_path_factory.mktemp("policy") / "tiny-policy")
+    make_model().save_pretrained(path)
+    make_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def reward_model_path(tmp_path_factory) -> str:
+    """A sequence classifier with one label, and its tokenizer."""
+    path = str(tmp_path_factory.mktemp("reward") / "tiny-reward")
+    torch.manual_seed(1)
+    LlamaForSequenceClassification(make_config(num_labels=1)).float().save_pretrained(path)
+    make_tokenizer().save_pretrained(path)
+    return path
+
+
+def make_dataset(rows: int = 17) -> Dataset:
+    """Plain prompts with an answer column."""
+    return Dataset.from_dict(
+        {"prompt": [f"{index % 10}+{index % 7}=" for index in range(rows)], "answer": list("0123456789" * rows)[:rows]}
+    )
+
+
+def make_chat_dataset(rows: int = 17) -> Dataset:
+    """The same as conversations."""
+    plain = make_dataset(rows)
+    return Dataset.from_dict(
+        {"prompt": [[{"role": "user", "content": text}] for text in plain["prompt"]], "answer": plain["answer"]}
+    )
+
+
+def text_of(completion) -> str:
+    """A completion in either of TRL's forms."""
+    return completion if isinstance(completion, str) else completion[0]["content"]
+
+
+def has_digit(completions, **kwargs) -> list[float]:
+    """A verifier that a random policy satisfies about half of the time."""
+    return [float(any(letter.isdigit() for letter in text_of(item)[:4])) for item in completions]
