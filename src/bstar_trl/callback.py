@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from transformers import TrainerCallback
+from transformers import IntervalStrategy, TrainerCallback
 
 from .balance import best_threshold, mean_balance_score
+from .config import IterationPlan
 from .errors import ConfigurationError
 from .records import Request, Rollouts, Setting, concatenate
 from .rollouts import grids
@@ -84,24 +85,25 @@ class BalanceCallback(TrainerCallback):
         """Whether there is more than one temperature to choose from."""
         return self._given_temperatures is not None and len(self._given_temperatures) > 1
 
-    def setup(self, *, num_queries: int, num_generations: int, target: float, temperature: float, seed: int) -> None:
+    def setup(self, plan: IterationPlan, *, num_generations: int, temperature: float, seed: int) -> None:
         """Called by the trainer, before any weight is loaded, with the numbers of an iteration.
 
         Args:
-            num_queries (`int`): N, queries per iteration.
+            plan (`IterationPlan`): N, n* and the steps of an iteration.
             num_generations (`int`): K, responses per query.
-            target (`float`): n*, correct responses wanted per query.
             temperature (`float`): `args.temperature`: what the first iteration falls back to.
             seed (`int`): of the samples.
         """
         self.temperatures = self._given_temperatures or (float(temperature),)
-        self.num_queries = self._given_num_queries or min(MOST_PROBE_QUERIES, math.ceil(num_queries / 8))
-        if self.num_queries > num_queries:
+        self.num_queries = self._given_num_queries or min(MOST_PROBE_QUERIES, math.ceil(plan.num_queries / 8))
+        if self.num_queries > plan.num_queries:
             raise ConfigurationError(
-                f"num_queries of the probe must be in 1..{num_queries} (queries_per_iteration), got {self.num_queries}"
+                f"num_queries of the probe must be in 1..{plan.num_queries} (queries_per_iteration), got "
+                f"{self.num_queries}"
             )
         self.num_generations = num_generations
-        self.target = target
+        self.target = plan.target
+        self._iteration_steps = plan.num_steps
         self.history = []
         self.setting = Setting(
             temperature=self.temperatures[0] if len(self.temperatures) == 1 else float(temperature),
@@ -184,6 +186,11 @@ class BalanceCallback(TrainerCallback):
         }
         self.history.append(entry)
         return entry
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the last step of every iteration, however rarely the others are: no iteration is missing in the logs."""
+        if state.global_step % self._iteration_steps == 0 and args.logging_strategy != IntervalStrategy.NO:
+            control.should_log = True
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: history, setting, and the generator behind the samples' seeds."""

@@ -112,11 +112,7 @@ class BSTaRTrainer(GRPOTrainer):
         dataset_size = len(train_dataset) if isinstance(train_dataset, Dataset) else None
         self.plan = args.plan(dataset_size)
         self.balance.setup(
-            num_queries=self.plan.num_queries,
-            num_generations=args.num_generations,
-            target=self.plan.target,
-            temperature=args.temperature,
-            seed=args.seed,
+            self.plan, num_generations=args.num_generations, temperature=args.temperature, seed=args.seed
         )
         if self.balance not in (callbacks or []):
             callbacks = [*(callbacks or []), self.balance]
