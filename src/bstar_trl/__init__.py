@@ -22,7 +22,16 @@ _ROOMS = {
     "Selection": "records",
     "Setting": "records",
 }
-__all__ = [*_ROOMS]
+__all__ = [
+    "BSTaRConfig",
+    "BSTaRTrainer",
+    "BalanceCallback",
+    "Completion",
+    "Request",
+    "Rollouts",
+    "Selection",
+    "Setting",
+]
 
 
 def __getattr__(name: str) -> Any:

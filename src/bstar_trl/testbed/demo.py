@@ -1,0 +1,167 @@
+"""The demo: B-STaR on the testbed with the real trainer, in minutes on a CPU."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, ProgressCallback, TrainerCallback
+
+from ..callback import BalanceCallback
+from ..config import BSTaRConfig
+from ..records import Rollouts, Selection, Setting
+from ..trainer import BSTaRTrainer
+from . import policy_path
+from .measure import measure
+from .rewards import StepChecker, SumMatch
+from .task import is_valid, make_dataset
+
+QUERIES = 300
+GENERATIONS = 16
+TARGET = 4
+STEPS = 60
+BATCH_SIZE = 64
+PROBE_QUERIES = 40
+TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
+TRAINING_SUMS = 20_000
+MIX = (5, 5, 6)  # terms of the training sums
+
+Summary = dict[str, Any]
+
+
+class DemoTrainer(BSTaRTrainer):
+    """Counts, besides, how much of what is selected is luck: the right answer at the end of a wrong chain."""
+
+    lucky_share = 0.0
+
+    def select_responses(self, rollouts: Rollouts, setting: Setting) -> Selection:
+        """The parent's selection, looked at with the truth that only a testbed has."""
+        selection = super().select_responses(rollouts, setting)
+        if len(selection):
+            completions = selection.rollouts.reader.read(selection.rollouts.rows_R)
+            prompts = [self.rows[item.query_id]["prompt"] for item in completions]
+            wrong = [not is_valid(prompt, item.text) for prompt, item in zip(prompts, completions, strict=True)]
+            lucky = [bad and right for bad, right in zip(wrong, selection.rollouts.correct_R, strict=True)]
+            self.lucky_share = sum(lucky) / len(lucky)
+        return selection
+
+
+class _Observer(TrainerCallback):
+    """Measures the policy after every iteration, and shows the training's progress within one."""
+
+    def __init__(self, measured: Callable[[], dict[str, float]], on_row: Callable[[Summary], None]):
+        self.measured = measured
+        self.on_row = on_row
+        self.trainer: DemoTrainer
+        self.rows: list[Summary] = []
+        self._started = time.perf_counter()
+        self._bar: tqdm | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One row per iteration."""
+        if self._bar is None:
+            self._bar = tqdm(total=STEPS, desc="Training", leave=False)
+        self._bar.update()
+        if state.global_step % STEPS:
+            return
+        self._bar.close()
+        self._bar = None
+        seconds = time.perf_counter() - self._started
+        balance = self.trainer.balance.history[-1]
+        row = {
+            "temperature": balance["balance/temperature"],
+            "threshold": balance["balance/threshold"],
+            "balance_score": balance["balance/score"],
+            "selected": int(self.trainer.figures["select/samples"]),
+            "lucky_share": self.trainer.lucky_share,
+            "probe_completions": int(balance["balance/probe_completions"]),
+            "explore_completions": int(self.trainer.figures["explore/completions"]),
+            "seconds": seconds,
+            **self.measured(),
+        }
+        self.rows.append(row)
+        self.on_row(row)
+        self._started = time.perf_counter()
+
+
+def run_demo(
+    output_dir: str | Path,
+    *,
+    iterations: int = 8,
+    seed: int = 0,
+    static: bool = False,
+    reward: Literal["answer", "checker"] = "checker",
+    setting: tuple[float, float] = (1.0, 0.0),
+    on_row: Callable[[Summary], None] = lambda row: None,
+) -> Summary:
+    """Train the testbed's policy and measure it after each iteration; on the CPU, in fp32.
+
+    Args:
+        output_dir (`str` or `Path`): receives `summary.json`, checkpoints none.
+        iterations (`int`): rounds of probe, explore, score, select, improve.
+        seed (`int`): of data, sampling and training.
+        static (`bool`): a fixed setting instead of a balanced one, with as many completions in all.
+        reward (`str`): `"checker"`: the answer and a noisy step checker; `"answer"`: the answer alone.
+        setting (`tuple[float, float]`): temperature and threshold of a static run.
+        on_row: told `{"iteration": ..., **metrics}` before the first iteration and after each.
+
+    Returns:
+        `dict`: `initial`, `iterations` and `final` figures, as in `summary.json`.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(policy_path())
+    model = AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.float32)
+    # A balanced iteration also samples its probe at the temperatures it does not choose.
+    probe = PROBE_QUERIES * (len(TEMPERATURES) - 1)
+    queries = QUERIES + probe if static else QUERIES
+    balance = (
+        BalanceCallback(temperatures=setting[0], thresholds=setting[1])
+        if static
+        else BalanceCallback(temperatures=TEMPERATURES, num_queries=PROBE_QUERIES)
+    )
+
+    def measured() -> dict[str, float]:
+        return measure(model, tokenizer, seed=seed)
+
+    observer = _Observer(measured, on_row)
+    trainer = DemoTrainer(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=[SumMatch(), StepChecker()] if reward == "checker" else [SumMatch()],
+        args=BSTaRConfig(
+            output_dir=str(output_dir),
+            max_steps=iterations * STEPS,
+            iteration_steps=STEPS,
+            queries_per_iteration=queries,
+            samples_per_iteration=TARGET * queries,
+            num_generations=GENERATIONS,
+            balance_target=TARGET,
+            per_device_train_batch_size=BATCH_SIZE,
+            generation_chunk_size=1600,
+            max_completion_length=40,
+            learning_rate=1e-3,
+            lr_scheduler_type="linear",
+            seed=seed,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            save_strategy="no",
+            report_to="none",
+        ),
+        train_dataset=make_dataset(TRAINING_SUMS, MIX, seed=seed),
+        callbacks=[balance, observer],
+    )
+    trainer.remove_callback(ProgressCallback)  # it prints every log line; the table says it in one row
+    observer.trainer = trainer
+    initial = measured()
+    on_row(initial)
+    trainer.train()
+    summary = {"initial": initial, "iterations": observer.rows, "final": observer.rows[-1]}
+    summary["final"] = {name: summary["final"][name] for name in initial}
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    (Path(output_dir) / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
