@@ -91,7 +91,10 @@ class TrainingBatches:
     def from_state_dict(cls, state: dict[str, Any], shape: BatchShape) -> TrainingBatches:
         """Continue where `state` was taken; the order holds for whatever shape has the same step size."""
         batches = cls.__new__(cls)
-        batches.samples = [Completion(*fields, finish_reason="stop") for fields in state["samples"]]
+        batches.samples = [
+            Completion(query_id, temperature, prompt_ids, token_ids, text, "stop")
+            for query_id, temperature, prompt_ids, token_ids, text in state["samples"]
+        ]
         batches.shape = shape
         order = np.array(state["order"], dtype=np.int64)
         steps_served = state["served"] // order.shape[1]

@@ -123,7 +123,7 @@ class BSTaRConfig(GRPOConfig):
     """
 
     learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})
-    num_generations: int | None = field(
+    num_generations: int = field(
         default=16, metadata={"help": "Responses sampled per query (K in the paper), at least 2."}
     )
     iteration_steps: int | None = field(
@@ -190,6 +190,11 @@ class BSTaRConfig(GRPOConfig):
         super().__post_init__()
         self.num_generations_eval = eval_generations
         self._derive_batch_geometry()
+
+    @property
+    def chunk_size(self) -> int:
+        """Completions in flight per process, in whole groups."""
+        return self.per_device_train_batch_size * (self.steps_per_generation or 1)
 
     @property
     def num_eval_generations(self) -> int:

@@ -24,7 +24,7 @@ from trl.models.utils import unwrap_model_for_generation
 from .records import Completion, FinishReason, Request
 
 if TYPE_CHECKING:
-    from trl import GRPOTrainer
+    from .trainer import BSTaRTrainer
 
 VLLM_CHUNKS_PER_CALL = 8  # how far generation runs ahead of scoring: one call's tail costs little, scoring overlaps
 OURS = ("temperature", "do_sample", "n", "num_return_sequences", "seed", "logprobs", "max_tokens", "max_new_tokens")
@@ -57,10 +57,10 @@ class Engine(Protocol):
 class PolicySampler:
     """Samples from a trainer's policy as it is now, with whatever engine the trainer was configured for."""
 
-    def __init__(self, trainer: GRPOTrainer):
+    def __init__(self, trainer: BSTaRTrainer):
         self.trainer = trainer
-        processing_class = trainer.processing_class
-        self.tokenizer = (
+        processing_class: Any = trainer.processing_class
+        self.tokenizer: Any = (
             processing_class.tokenizer if isinstance(processing_class, ProcessorMixin) else processing_class
         )
         self.engine: Engine
@@ -104,7 +104,7 @@ class PolicySampler:
         if not prompts:
             return []
         if is_conversational({"prompt": prompts[0]}):
-            template_kwargs = self.trainer.args.chat_template_kwargs or {}
+            template_kwargs: Any = self.trainer.args.chat_template_kwargs or {}
             return [
                 self.tokenizer.apply_chat_template(
                     list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, **template_kwargs
@@ -137,7 +137,7 @@ class PolicySampler:
 
 
 def completion_log_probs(
-    trainer: GRPOTrainer, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]
+    trainer: BSTaRTrainer, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probabilities (at T = 1) of the completion tokens, shape (batch, completion length), from TRL's fused head.
 
@@ -162,7 +162,7 @@ def unmerged_copy(model: torch.nn.Module) -> Iterator[None]:
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
     if is_peft_model(model):
         for module in model.modules():
-            weight = getattr(module, "weight", None)
+            weight: Any = getattr(module, "weight", None)
             # Quantised weights are not merged in place, and full precision does not drift.
             if hasattr(module, "base_layer") and getattr(weight, "dtype", None) in (torch.bfloat16, torch.float16):
                 kept.append((weight.data, weight.data.to("cpu", copy=True)))
@@ -174,7 +174,7 @@ def unmerged_copy(model: torch.nn.Module) -> Iterator[None]:
 class TransformersEngine:
     """`model.generate` in chunks; several temperatures share a chunk."""
 
-    def __init__(self, trainer: GRPOTrainer, tokenizer: Any):
+    def __init__(self, trainer: BSTaRTrainer, tokenizer: Any):
         self.trainer = trainer
         self.tokenizer = tokenizer
         self.eos_token_ids = _eos_token_ids(trainer, tokenizer)
@@ -183,7 +183,7 @@ class TransformersEngine:
         self.has_stop_strings = bool(self.kwargs.get("stop_strings"))
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
-        chunk_size = self.trainer.args.steps_per_generation * self.trainer.args.per_device_train_batch_size
+        chunk_size = self.trainer.args.chunk_size
         if not jobs:
             return
         with self._policy() as model:
@@ -198,7 +198,7 @@ class TransformersEngine:
     @contextmanager
     def _policy(self) -> Iterator[Any]:
         trainer = self.trainer
-        was_training = trainer.model.training
+        was_training = trainer.model.training  # type: ignore[union-attr]
         arguments: dict[str, Any] = {
             "gather_deepspeed3_params": trainer.args.ds3_gather_for_generation,
             "generation_kwargs": self.kwargs,
@@ -251,7 +251,7 @@ class TransformersEngine:
         rows = [row[:end].tolist() for row, end in zip(token_ids_BT, ends_B, strict=True)]
         return [
             Sampled(row, True) if has_eos else self._cut_at_stop_string(row)
-            for row, has_eos in zip(rows, has_eos_B, strict=True)
+            for row, has_eos in zip(rows, has_eos_B.tolist(), strict=True)
         ]
 
     def _cut_at_stop_string(self, row: list[int]) -> Sampled:
@@ -282,7 +282,7 @@ class RowTemperature(LogitsProcessor):
 class _VLLMEngine:
     """What the colocated engine and the server share: sampling parameters and how a response ended."""
 
-    def __init__(self, trainer: GRPOTrainer, tokenizer: Any):
+    def __init__(self, trainer: BSTaRTrainer, tokenizer: Any):
         self.trainer = trainer
         self.tokenizer = tokenizer
         self.vllm = trainer.vllm_generation
@@ -318,8 +318,7 @@ class ColocatedEngine(_VLLMEngine):
         elif isinstance(structured, dict):
             parameters["structured_outputs"] = StructuredOutputsParams(**structured)
         all_jobs, mine = self._group_jobs(jobs)
-        calls = VLLM_CHUNKS_PER_CALL * self.trainer.args.steps_per_generation
-        size = calls * self.trainer.args.per_device_train_batch_size
+        size = VLLM_CHUNKS_PER_CALL * self.trainer.args.chunk_size
         for start in range(0, len(all_jobs), size):
             chunk = all_jobs[start : start + size]
             outputs = self.vllm.llm.generate(
@@ -382,7 +381,7 @@ class ServerEngine(_VLLMEngine):
         return self.sampled(choice["token_ids"], choice["finish_reason"])
 
 
-def _eos_token_ids(trainer: GRPOTrainer, tokenizer: Any) -> list[int]:
+def _eos_token_ids(trainer: BSTaRTrainer, tokenizer: Any) -> list[int]:
     """Every token that ends a response: the tokenizer's EOS and whatever else the model declares."""
     declared = trainer.accelerator.unwrap_model(trainer.model).generation_config.eos_token_id
     declared = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)

@@ -43,14 +43,14 @@ class Inheritance:
         """Keep what a new start needs: called when optimizer and schedule have just been made."""
         if self.kind == "online":
             return
-        groups = self.trainer.optimizer.state_dict()["param_groups"]
+        groups = self._optimizer.state_dict()["param_groups"]
         self._fresh_groups = [{key: copy.copy(group[key]) for key in group if key != "params"} for group in groups]
-        self._fresh_schedule = copy.deepcopy(self.trainer.lr_scheduler.state_dict())
+        self._fresh_schedule = copy.deepcopy(self._schedule.state_dict())
 
     def save_initial_weights(self) -> None:
         """Write the trainable weights once, before the first iteration, so that later ones can return to them."""
         if self.kind == "restart" and self.trainer.accelerator.is_main_process:
-            os.makedirs(self.trainer.args.output_dir, exist_ok=True)
+            os.makedirs(str(self.trainer.args.output_dir), exist_ok=True)
             weights = {name: item.detach().cpu().contiguous().clone() for name, item in self._trainable().items()}
             save_file(weights, self._path())
         self.trainer.accelerator.wait_for_everyone()
@@ -59,11 +59,10 @@ class Inheritance:
         """Called after an iteration's responses were selected and before its first step; not for the first one."""
         if self.kind == "online":
             return
-        optimizer = self.trainer.optimizer
-        state = optimizer.state_dict()
+        state = self._optimizer.state_dict()
         fresh = [group | kept for group, kept in zip(state["param_groups"], self._fresh_groups, strict=True)]
-        optimizer.load_state_dict({"state": {}, "param_groups": fresh})
-        self.trainer.lr_scheduler.load_state_dict(copy.deepcopy(self._fresh_schedule))
+        self._optimizer.load_state_dict({"state": {}, "param_groups": fresh})
+        self._schedule.load_state_dict(copy.deepcopy(self._fresh_schedule))
         if self.kind == "restart":
             weights = load_file(self._path())
             with torch.no_grad():
@@ -71,9 +70,17 @@ class Inheritance:
                     parameter.copy_(weights[name])
             self.trainer.sampler.weights_changed()
 
+    @property
+    def _optimizer(self) -> Any:
+        return self.trainer.optimizer
+
+    @property
+    def _schedule(self) -> Any:
+        return self.trainer.lr_scheduler
+
     def _trainable(self) -> dict[str, torch.nn.Parameter]:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         return {name: item for name, item in model.named_parameters() if item.requires_grad}
 
     def _path(self) -> str:
-        return os.path.join(self.trainer.args.output_dir, INITIAL_WEIGHTS)
+        return os.path.join(str(self.trainer.args.output_dir), INITIAL_WEIGHTS)

@@ -100,7 +100,9 @@ class Scorer:
         texts = [item.text for item in completions]
         answers: list[Any] = [[{"role": "assistant", "content": text}] for text in texts] if conversational else texts
         batch = _Batch(completions, [])
-        keywords = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", *TRL_KEYWORDS)}
+        keywords: dict[str, Any] = {
+            name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", *TRL_KEYWORDS)
+        }
         keywords |= {
             "completion_ids": [list(item.token_ids) for item in completions],
             "trainer_state": trainer_state,
@@ -257,7 +259,8 @@ def reward_name(function: Any) -> str:
     if isinstance(function, str):
         return function.split("/")[-1]
     if isinstance(function, nn.Module):
-        return str(function.config._name_or_path).split("/")[-1]
+        config: Any = function.config
+        return str(config._name_or_path).split("/")[-1]
     while isinstance(function, partial):
         function = function.func
     return getattr(function, "__name__", type(function).__name__)

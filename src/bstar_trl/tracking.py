@@ -110,12 +110,12 @@ def _completions(rollouts: Rollouts) -> dict[str, float]:
     return {f"completions/{name}": value for name, value in figures.items()}
 
 
-def explain_empty(rollouts: Rollouts, setting: Setting, max_length: int) -> str:
+def explain_empty(rollouts: Rollouts, setting: Setting, args: BSTaRConfig) -> str:
     """Why nothing was selected, in a sentence that says what to change."""
     if not rollouts.ended_R.any():
         return (
-            f"all {len(rollouts)} responses were cut off at max_completion_length={max_length}: raise it, or use a "
-            "model that ends its responses"
+            f"all {len(rollouts)} responses were cut off at max_completion_length="
+            f"{args.max_completion_length}: raise it, or use a model that ends its responses"
         )
     if not rollouts.judged_R.any():
         return "the verifier could judge no response (it returned None for all): look at its dataset column"
@@ -156,18 +156,19 @@ def completions_table(
 def log_completions(columns: CompletionsTable, args: BSTaRConfig, step: int) -> None:
     """Where `log_completions` is on: save the table as TRL does, print some of it, send it to W&B or trackio."""
     table = pd.DataFrame({"step": [step] * len(columns["prompt"]), **columns})
-    folder = os.path.join(args.output_dir, "completions")
+    folder = os.path.join(str(args.output_dir), "completions")
     os.makedirs(folder, exist_ok=True)
     table.to_parquet(os.path.join(folder, f"completions_{step:05d}.parquet"))
     if is_rich_available():
         _print_completions(table, args.num_completions_to_print)
     shown = table[~table["prompt"].astype(str).duplicated()] if args.log_unique_prompts else table
-    if "wandb" in args.report_to:
+    trackers = args.report_to or []
+    if "wandb" in trackers:
         import wandb
 
         if wandb.run is not None:
             wandb.log({"completions": wandb.Table(dataframe=shown)})
-    if "trackio" in args.report_to:
+    if "trackio" in trackers:
         import trackio
 
         trackio.log({"completions": trackio.Table(dataframe=shown)})

@@ -22,7 +22,7 @@ from . import tracking
 from .batches import BatchShape, TrainingBatches
 from .checkpoints import last_whole_checkpoint, load_state, save_state
 from .checks import check_options, check_rewards, find_balance_callback
-from .config import as_bstar_config
+from .config import BSTaRConfig, as_bstar_config
 from .errors import EmptySelectionError
 from .evaluation import evaluation_metrics
 from .generation import PolicySampler, completion_log_probs
@@ -71,6 +71,9 @@ class BSTaRTrainer(GRPOTrainer):
         RewardError: a reward function returned no reward; at the first batch that shows it.
         EmptySelectionError: three rounds in a row selected nothing.
     """
+
+    args: BSTaRConfig
+    batches: TrainingBatches | None
 
     _tag_names = ["trl", "bstar"]  # noqa: RUF012 - the parent declares it so
     _name = "B-STaR"
@@ -171,7 +174,7 @@ class BSTaRTrainer(GRPOTrainer):
             if len(selection):
                 self._track(setting, rollouts, selection, sampling, num_sampled)
                 return selection
-            reason = tracking.explain_empty(rollouts, setting, self.args.max_completion_length)
+            reason = tracking.explain_empty(rollouts, setting, self.args)
             logger.warning("Iteration %d selected nothing: %s. Exploring the next queries.", self.iteration, reason)
         raise EmptySelectionError(f"{MOST_EMPTY_ROUNDS} rounds in a row selected no response. The last one: {reason}")
 
@@ -228,7 +231,7 @@ class BSTaRTrainer(GRPOTrainer):
             self.scorer,
             rows,
             accelerator=self.accelerator,
-            chunk_size=self.args.per_device_train_batch_size * self.args.steps_per_generation,
+            chunk_size=self.args.chunk_size,
             trainer_state=self.state,
         )
 
@@ -246,7 +249,7 @@ class BSTaRTrainer(GRPOTrainer):
         }
         if self.args.log_completions:
             self._table = tracking.completions_table(
-                rollouts, selection, self.scorer, sampling, most=self.args.generation_batch_size
+                rollouts, selection, self.scorer, sampling, most=self.args.chunk_size
             )
 
     # ------------------------------------------------------------------ what the training loop sees
@@ -258,13 +261,13 @@ class BSTaRTrainer(GRPOTrainer):
             num_steps = iterations * self.plan.num_steps
         else:
             num_steps = self.args.max_steps
-        ticks: list[dict] = [{}] * (num_steps * self.args.gradient_accumulation_steps)
+        ticks: Any = [{}] * (num_steps * self.args.gradient_accumulation_steps)
         return DataLoader(ticks, batch_size=1, collate_fn=lambda items: items[0])
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, torch.Tensor]:
         """The next micro-batch of the iteration under way; explores first where a new one begins."""
         if self.batches is None or self.batches.is_done:
-            self._begin_iteration()
+            self.batches = self._begin_iteration()
         batch = self.batches.next(
             self.accelerator.process_index,
             pad_token_id=self.sampler.tokenizer.pad_token_id,
@@ -272,15 +275,15 @@ class BSTaRTrainer(GRPOTrainer):
         )
         return {name: item.to(self.accelerator.device) for name, item in batch.items()}
 
-    def _begin_iteration(self) -> None:
+    def _begin_iteration(self) -> TrainingBatches:
         if self.iteration == 0:
             self.inheritance.save_initial_weights()
         selection = self._run_iteration()
         if self.iteration > 0:
             self.inheritance.begin_improvement()
         samples = selection.rollouts.reader.read(selection.rollouts.rows_R)
-        self.batches = TrainingBatches(samples, self.plan.num_steps, self.shape, self.rng)
         self.iteration += 1
+        return TrainingBatches(samples, self.plan.num_steps, self.shape, self.rng)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -320,8 +323,9 @@ class BSTaRTrainer(GRPOTrainer):
             ignore_keys: not used; the parent's signature.
             metric_key_prefix (`str`, *optional*, defaults to `"eval"`): of the keys.
         """
-        given = self.eval_dataset if eval_dataset is None else eval_dataset
-        given = self.eval_dataset[given] if isinstance(given, str) else given
+        given: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(given, str):
+            given = self.eval_dataset[given]  # type: ignore[index]
         if given is None:
             raise ValueError("evaluation needs an eval_dataset: pass one here or to the trainer")
         if isinstance(given, dict):
@@ -363,7 +367,7 @@ class BSTaRTrainer(GRPOTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """The parent's; `resume_from_checkpoint=True` takes the last checkpoint that was written to its end."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir) or True
+            resume_from_checkpoint = last_whole_checkpoint(str(self.args.output_dir)) or True
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         self.scorer.close()
         return result

@@ -160,8 +160,8 @@ def run_demo(
     initial = measured()
     on_row(initial)
     trainer.train()
-    summary = {"initial": initial, "iterations": observer.rows, "final": observer.rows[-1]}
-    summary["final"] = {name: summary["final"][name] for name in initial}
+    final = {name: observer.rows[-1][name] for name in initial}
+    summary = {"initial": initial, "iterations": observer.rows, "final": final}
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     (Path(output_dir) / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
