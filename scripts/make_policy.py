@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[1] / "src" / "bstar_trl" / "testbed" / "policy"
 BATCH_SIZE = 64
 PLATEAU_STEPS = 1500
 WARM_VALID = 0.85
-TARGET_VALID = (0.28, 0.35)
+AIM = (0.305, 0.345)  # within the goal by two standard errors of 2,000 queries
 
 
 def make_model(seed: int) -> LlamaForCausalLM:
@@ -127,12 +127,12 @@ def make_policy(seed: int, tokenizer) -> LlamaForCausalLM | None:
 
     def is_ready(step: int) -> bool:
         nonlocal reached
-        reached = valid_share(model, tokenizer, 5, 1000, seed=2)
+        reached = valid_share(model, tokenizer, 5, 2000, seed=2)
         print(f"5 terms valid {reached:.3f}", flush=True)
-        return reached >= TARGET_VALID[0]
+        return reached >= AIM[0]
 
     teach(model, tokenizer, rng, {2: 5, 3: 10, 4: 25, 5: 40, 6: 20}, 5e-4, 10, is_ready, 1000)
-    return model if TARGET_VALID[0] <= reached <= TARGET_VALID[1] else None
+    return model if reached <= AIM[1] else None
 
 
 def main() -> None:

@@ -251,7 +251,7 @@ class TransformersEngine:
         rows = [row[:end].tolist() for row, end in zip(token_ids_BT, ends_B, strict=True)]
         return [
             Sampled(row, True) if has_eos else self._cut_at_stop_string(row)
-            for row, has_eos in zip(rows, has_eos_B.tolist(), strict=True)
+            for row, has_eos in zip(rows, list(has_eos_B), strict=True)
         ]
 
     def _cut_at_stop_string(self, row: list[int]) -> Sampled:

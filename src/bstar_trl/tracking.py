@@ -39,9 +39,9 @@ def iteration_metrics(rollouts: Rollouts, selection: Selection, scorer: Scorer) 
 def pass_metrics(correct_NK: np.ndarray, text_ids_NK: np.ndarray) -> dict[str, float]:
     """`pass@1`, `pass@<K>` and `pass@<K>-4`; the last is left out where K < 4."""
     k = correct_NK.shape[1]
-    figures = {"pass@1": float(correct_NK.mean()), f"pass@{k}": metrics.pass_at_k(correct_NK)}
+    figures = {"pass@1": float(correct_NK.mean()), f"pass@{k}": float(metrics.pass_at_k(correct_NK))}
     if k >= PASS_S:
-        figures[f"pass@{k}-{PASS_S}"] = metrics.pass_at_k_s(correct_NK, text_ids_NK, s=PASS_S)
+        figures[f"pass@{k}-{PASS_S}"] = float(metrics.pass_at_k_s(correct_NK, text_ids_NK, s=PASS_S))
     return figures
 
 
@@ -64,15 +64,15 @@ def _distinct_equations(rollouts: Rollouts, arrays: Grids) -> float:
     texts = [item.text for item in rollouts.reader.read(rollouts.rows_R[index_NK[correct_NK]])]
     ends = np.cumsum(correct_NK.sum(axis=1))
     per_query = [texts[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-    return metrics.distinct_equations(per_query, [[True] * len(responses) for responses in per_query])
+    return float(metrics.distinct_equations(per_query, [[True] * len(responses) for responses in per_query]))
 
 
 def _exploitation(arrays: Grids) -> dict[str, float]:
     k = arrays.correct_NK.shape[1]
-    figures = {f"explore/best_of_{k}": metrics.best_of_k(arrays.rewards_NK, arrays.correct_NK)}
+    figures = {f"explore/best_of_{k}": float(metrics.best_of_k(arrays.rewards_NK, arrays.correct_NK))}
     if k >= PASS_S:
         name = f"explore/reward@{k}-{PASS_S}"
-        figures[name] = metrics.reward_at_k_s(arrays.rewards_NK, arrays.correct_NK, s=PASS_S)
+        figures[name] = float(metrics.reward_at_k_s(arrays.rewards_NK, arrays.correct_NK, s=PASS_S))
     return figures
 
 

@@ -62,9 +62,9 @@ def _sampled_figures(prompts: Sequence[str], responses: Sequence[str | None]) ->
     return {
         "pass@1": float(right_NK.mean()),
         "valid@1": float(valid_NK.mean()),
-        f"pass@{RESPONSES}": pass_at_k(right_NK),
-        f"pass@{RESPONSES}-4": pass_at_k_s(right_NK, text_ids_NK, s=4),
-        f"valid@{RESPONSES}-4": pass_at_k_s(valid_NK, text_ids_NK, s=4),
+        f"pass@{RESPONSES}": float(pass_at_k(right_NK)),
+        f"pass@{RESPONSES}-4": float(pass_at_k_s(right_NK, text_ids_NK, s=4)),
+        f"valid@{RESPONSES}-4": float(pass_at_k_s(valid_NK, text_ids_NK, s=4)),
         "distinct_valid": float(np.mean(distinct)),
     }
 

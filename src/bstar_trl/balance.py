@@ -1,0 +1,176 @@
+"""The balance score and the threshold that maximises it (paper, section 3.1 and equation 3), exactly.
+
+With n responses of a query selected, n' of them correct, and n* wanted, the query's score is
+min(n' / n*, 1) * n' / n: it asks for enough correct responses, and for few others among them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .errors import ConfigurationError, RewardError
+
+SAME_REWARD = 1e-9
+SAME_SCORE = 1e-12
+BELOW_ALL = 1e-6  # further below the smallest reward would let in worse ones that were never seen
+
+
+def balance_score(num_correct: ArrayLike, num_selected: ArrayLike, target: float) -> np.ndarray:
+    """Balance score of queries, element by element (equation 3).
+
+    Args:
+        num_correct (`int`, any shape): n', distinct correct responses among the selected ones.
+        num_selected (`int`, broadcast with it): n, selected responses.
+        target (`float`): n*, correct responses wanted per query, > 0.
+
+    Returns:
+        `np.ndarray` of the broadcast shape: scores in 0..1, 0 where nothing is selected.
+
+    Raises:
+        ConfigurationError: counts below 0, more correct than selected, or a target that is not above 0.
+    """
+    correct, selected = np.broadcast_arrays(np.asarray(num_correct), np.asarray(num_selected))
+    _check_target(target)
+    if (correct < 0).any() or (correct > selected).any():
+        raise ConfigurationError("num_correct must be in 0..num_selected for every query")
+    share = np.divide(correct, selected, out=np.zeros(correct.shape), where=selected > 0)
+    return np.minimum(correct / target, 1.0) * share
+
+
+def mean_balance_score(
+    rewards_NK: ArrayLike,
+    correct_NK: ArrayLike,
+    target: float,
+    threshold: float,
+    *,
+    selectable_NK: ArrayLike | None = None,
+) -> float:
+    """Mean balance score over all queries when the selectable responses with a reward above `threshold` are selected.
+
+    Args:
+        rewards_NK (`float`, N queries x K responses): total rewards.
+        correct_NK (`bool`): which responses are correct.
+        target (`float`): n*, > 0.
+        threshold (`float`): tau; the comparison is strict.
+        selectable_NK (`bool`, *optional*): which responses may be selected; `None`: all.
+    """
+    rewards, correct, selectable = _checked(rewards_NK, correct_NK, selectable_NK)
+    selected = selectable & (rewards > threshold)
+    return float(balance_score((selected & correct).sum(axis=1), selected.sum(axis=1), target).mean())
+
+
+def best_threshold(
+    rewards_NK: ArrayLike,
+    correct_NK: ArrayLike,
+    target: float,
+    *,
+    selectable_NK: ArrayLike | None = None,
+    thresholds: Sequence[float] | np.ndarray | None = None,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> tuple[float, float]:
+    """The threshold with the largest mean balance score over all queries; one sort, no scan.
+
+    The mean is piecewise constant in the threshold and changes only at observed rewards. Candidates are one just below
+    the smallest reward (by 1e-6) and the midpoints between neighbouring distinct rewards (equal within 1e-9), each
+    clipped to [low, high]; among equally good ones (within 1e-12) the highest wins.
+
+    Args:
+        rewards_NK (`float`, N queries x K responses): total rewards.
+        correct_NK (`bool`): which responses are correct.
+        target (`float`): n*, > 0.
+        selectable_NK (`bool`, *optional*): which responses may be selected; `None`: all.
+        thresholds (`Sequence[float]`, *optional*): a fixed grid to choose from instead (the paper's -1.0..1.0 in 0.1).
+        low, high (`float`): bounds of the exact search.
+
+    Returns:
+        `(threshold, score)`: finite, and in 0..1.
+
+    Raises:
+        ConfigurationError: shapes that differ, nothing to search, an empty or non-finite grid, low > high.
+        RewardError: a selectable reward is not finite; names query and response.
+    """
+    rewards, correct, selectable = _checked(rewards_NK, correct_NK, selectable_NK)
+    _check_target(target)
+    if math.isnan(low) or math.isnan(high) or low > high:
+        raise ConfigurationError(f"low and high must be numbers with low <= high, got {low} and {high}")
+    ordered_R, curve_R = _score_curve(rewards, correct, selectable, target)
+    if thresholds is not None:
+        candidates = np.unique(np.asarray(thresholds, dtype=np.float64))
+        if not candidates.size or not np.isfinite(candidates).all():
+            raise ConfigurationError(f"thresholds must be a grid of finite numbers, got {thresholds}")
+        if low != -math.inf or high != math.inf:
+            raise ConfigurationError("low and high bound the exact search: leave them out where thresholds are given")
+    else:
+        candidates = np.unique(np.clip(_candidates(ordered_R), low, high))
+    # What a threshold selects is a beginning of the descending order: all rewards strictly above it.
+    num_selected = len(ordered_R) - np.searchsorted(ordered_R[::-1], candidates, side="right")
+    scores = np.concatenate([[0.0], curve_R])[num_selected]
+    best = np.flatnonzero(scores >= scores.max() - SAME_SCORE)[-1]
+    threshold = float(candidates[best])
+    return threshold, mean_balance_score(rewards, correct, target, threshold, selectable_NK=selectable)
+
+
+def _candidates(ordered_R: np.ndarray) -> np.ndarray:
+    """Thresholds between the rewards, which come in descending order; 0 where there are none."""
+    if not len(ordered_R):
+        return np.zeros(1)
+    ascending = ordered_R[::-1]
+    lower, upper = ascending[:-1], ascending[1:]
+    apart = upper - lower > SAME_REWARD
+    midpoints = lower[apart] + (upper[apart] - lower[apart]) / 2
+    return np.concatenate([[ascending[0] - BELOW_ALL], midpoints])
+
+
+def _score_curve(
+    rewards: np.ndarray, correct: np.ndarray, selectable: np.ndarray, target: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards of the selectable responses in descending order, and the mean score once each is selected too."""
+    queries, columns = np.nonzero(selectable)
+    values, right = rewards[queries, columns], correct[queries, columns]
+    order = np.lexsort((-values, queries))  # query by query, best rewards first
+    queries, values, right = queries[order], values[order], right[order]
+    counts = np.bincount(queries, minlength=len(rewards))
+    begins = np.repeat(np.cumsum(counts) - counts, counts)
+    num_selected = np.arange(len(queries)) - begins + 1
+    running = np.concatenate([[0], np.cumsum(right)])
+    num_correct = running[1:] - running[begins]
+    # How much the query's score changes when this response joins those above it.
+    score = balance_score(num_correct, num_selected, target)
+    before = balance_score(num_correct - right, num_selected - 1, target)
+    by_reward = np.argsort(-values, kind="stable")
+    return values[by_reward], np.cumsum((score - before)[by_reward]) / len(rewards)
+
+
+def _checked(
+    rewards_NK: ArrayLike, correct_NK: ArrayLike, selectable_NK: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rewards = np.asarray(rewards_NK, dtype=np.float64)
+    correct = np.asarray(correct_NK, dtype=bool)
+    selectable = np.ones(rewards.shape, dtype=bool) if selectable_NK is None else np.asarray(selectable_NK, dtype=bool)
+    if rewards.ndim != 2 or 0 in rewards.shape:
+        raise ConfigurationError(
+            f"rewards_NK must be a matrix with at least one query and response, got shape {rewards.shape}"
+        )
+    if not rewards.shape == correct.shape == selectable.shape:
+        raise ConfigurationError(
+            f"rewards_NK, correct_NK and selectable_NK must align: got {rewards.shape}, {correct.shape} and "
+            f"{selectable.shape}"
+        )
+    broken = np.argwhere(selectable & ~np.isfinite(rewards))
+    if len(broken):
+        query, response = broken[0]
+        raise RewardError(
+            f"rewards_NK must be finite where a response is selectable, got {rewards[query, response]} for response "
+            f"{response} of query {query}"
+        )
+    return rewards, correct, selectable
+
+
+def _check_target(target: float) -> None:
+    if not (math.isfinite(target) and target > 0):
+        raise ConfigurationError(f"target (n*) must be greater than 0, got {target}")
