@@ -23,7 +23,8 @@ FOLDER = Path(__file__).parents[1] / "src" / "bstar_trl" / "testbed" / "policy"
 BATCH_SIZE = 64
 PLATEAU_STEPS = 1500
 WARM_VALID = 0.85
-AIM = (0.305, 0.345)  # within the goal by two standard errors of 2,000 queries
+QUERIES = 5000  # half of all held-out sums of 5 terms: a standard error of 0.7 %
+AIM = (0.305, 0.34)  # so that whoever measures again finds 28-35 %
 
 
 def make_model(seed: int) -> LlamaForCausalLM:
@@ -127,7 +128,7 @@ def make_policy(seed: int, tokenizer) -> LlamaForCausalLM | None:
 
     def is_ready(step: int) -> bool:
         nonlocal reached
-        reached = valid_share(model, tokenizer, 5, 2000, seed=2)
+        reached = valid_share(model, tokenizer, 5, QUERIES, seed=2)
         print(f"5 terms valid {reached:.3f}", flush=True)
         return reached >= AIM[0]
 
@@ -152,7 +153,7 @@ def main() -> None:
     tokenizer.save_pretrained(parsed.output_dir)
     loaded = LlamaForCausalLM.from_pretrained(parsed.output_dir)
     for terms in (4, 5, 6):
-        print(f"{terms} terms valid {valid_share(loaded, tokenizer, terms, 2000 if terms > 4 else 500, seed=3):.3f}")
+        print(f"{terms} terms valid {valid_share(loaded, tokenizer, terms, QUERIES if terms > 4 else 500, seed=3):.3f}")
 
 
 if __name__ == "__main__":

@@ -31,14 +31,14 @@ def balance_score(num_correct: ArrayLike, num_selected: ArrayLike, target: float
         `np.ndarray` of the broadcast shape: scores in 0..1, 0 where nothing is selected.
 
     Raises:
-        ConfigurationError: counts below 0, more correct than selected, or a target that is not above 0.
+        ConfigurationError: counts below 0 or NaN, more correct than selected, or a target that is not above 0.
     """
     correct, selected = np.broadcast_arrays(np.asarray(num_correct), np.asarray(num_selected))
     _check_target(target)
-    if (correct < 0).any() or (correct > selected).any():
+    if not ((correct >= 0) & (correct <= selected)).all():
         raise ConfigurationError("num_correct must be in 0..num_selected for every query")
     share = np.divide(correct, selected, out=np.zeros(correct.shape), where=selected > 0)
-    return np.minimum(correct / target, 1.0) * share
+    return np.minimum(correct, target) / target * share
 
 
 def mean_balance_score(
@@ -85,18 +85,20 @@ def best_threshold(
         target (`float`): n*, > 0.
         selectable_NK (`bool`, *optional*): which responses may be selected; `None`: all.
         thresholds (`Sequence[float]`, *optional*): a fixed grid to choose from instead (the paper's -1.0..1.0 in 0.1).
-        low, high (`float`): bounds of the exact search.
+        low, high (`float`): bounds of the exact search, low <= high; equal ones fix the threshold.
 
     Returns:
-        `(threshold, score)`: finite, and in 0..1.
+        `(threshold, score)`: the threshold is finite; the score, in 0..1, is what selecting with it really gives.
+        Where nothing is selectable: a threshold of 0, clipped as well, and a score of 0.
 
     Raises:
-        ConfigurationError: shapes that differ, nothing to search, an empty or non-finite grid, low > high.
+        ConfigurationError: shapes that differ, nothing to search, an empty or non-finite grid, no finite number in
+            [low, high].
         RewardError: a selectable reward is not finite; names query and response.
     """
     rewards, correct, selectable = _checked(rewards_NK, correct_NK, selectable_NK)
     _check_target(target)
-    if math.isnan(low) or math.isnan(high) or low > high:
+    if not low <= high or low == math.inf or high == -math.inf:
         raise ConfigurationError(f"low and high must be numbers with low <= high, got {low} and {high}")
     ordered_R, curve_R = _score_curve(rewards, correct, selectable, target)
     if thresholds is not None:
@@ -120,10 +122,13 @@ def _candidates(ordered_R: np.ndarray) -> np.ndarray:
     if not len(ordered_R):
         return np.zeros(1)
     ascending = ordered_R[::-1]
-    lower, upper = ascending[:-1], ascending[1:]
-    apart = upper - lower > SAME_REWARD
-    midpoints = lower[apart] + (upper[apart] - lower[apart]) / 2
-    return np.concatenate([[ascending[0] - BELOW_ALL], midpoints])
+    lower, upper = ascending[:-1] / 2, ascending[1:] / 2  # halves: sums and differences stay finite
+    apart = np.flatnonzero(upper - lower > SAME_REWARD / 2)
+    midpoints = lower[apart] + upper[apart]
+    # Between neighbouring floats there is nothing: the lower one itself keeps the upper, and all above, selected.
+    midpoints = np.where(midpoints < ascending[apart + 1], midpoints, ascending[apart])
+    below = min(ascending[0] - BELOW_ALL, math.nextafter(ascending[0], -math.inf))
+    return np.concatenate([[max(below, -np.finfo(np.float64).max)], midpoints])
 
 
 def _score_curve(
@@ -139,11 +144,14 @@ def _score_curve(
     num_selected = np.arange(len(queries)) - begins + 1
     running = np.concatenate([[0], np.cumsum(right)])
     num_correct = running[1:] - running[begins]
-    # How much the query's score changes when this response joins those above it.
-    score = balance_score(num_correct, num_selected, target)
-    before = balance_score(num_correct - right, num_selected - 1, target)
+    # How much the query's score changes when this response joins those above it. Counted in whole units, so that the
+    # running sum is exact and equal means stay equal, whatever the order and the number of queries.
+    one = 2.0**62
+    unit = one / len(rewards)
+    score = np.rint(balance_score(num_correct, num_selected, target) * unit).astype(np.int64)
+    before = np.rint(balance_score(num_correct - right, num_selected - 1, target) * unit).astype(np.int64)
     by_reward = np.argsort(-values, kind="stable")
-    return values[by_reward], np.cumsum((score - before)[by_reward]) / len(rewards)
+    return values[by_reward], np.cumsum((score - before)[by_reward]) / one
 
 
 def _checked(

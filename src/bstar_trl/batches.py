@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .errors import ConfigurationError
 from .records import Completion
 
 
@@ -89,7 +90,11 @@ class TrainingBatches:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], shape: BatchShape) -> TrainingBatches:
-        """Continue where `state` was taken; the order holds for whatever shape has the same step size."""
+        """Continue where `state` was taken; the order holds for whatever shape has the same step size.
+
+        Raises:
+            ConfigurationError: another step size.
+        """
         batches = cls.__new__(cls)
         batches.samples = [
             Completion(query_id, temperature, prompt_ids, token_ids, text, "stop")
@@ -97,6 +102,11 @@ class TrainingBatches:
         ]
         batches.shape = shape
         order = np.array(state["order"], dtype=np.int64)
+        if order[0].size != shape.step_size:
+            raise ConfigurationError(
+                f"the checkpoint was written with {order[0].size} responses per optimizer step, got {shape.step_size} "
+                "(micro-batch x processes x gradient accumulation): resume with the same product"
+            )
         steps_served = state["served"] // order.shape[1]
         batches._order_SAPB = order.reshape(len(order), shape.accumulation, shape.processes, shape.size)
         batches.served = steps_served * shape.accumulation

@@ -144,7 +144,9 @@ class BalanceCallback(TrainerCallback):
         return concatenate(parts)
 
     def settle(self, rollouts: Rollouts) -> Setting:
-        """The iteration's setting: the temperature that `explore` found, the threshold chosen on these responses."""
+        """The iteration's setting: the temperature of these responses, and the threshold chosen on them."""
+        values, counts = np.unique(rollouts.temperatures_R, return_counts=True)
+        temperature = float(values[counts.argmax()])
         if self.threshold_on == "probe" and self.probes:
             arrays = grids(rollouts)
             threshold = self._probed.threshold
@@ -162,10 +164,10 @@ class BalanceCallback(TrainerCallback):
             logger.warning(
                 "No threshold gives a balance score above 0 at temperature %g: nothing was learned about it, so the "
                 "previous one, %g, is kept.",
-                self._probed.temperature,
+                temperature,
                 threshold,
             )
-        self.setting = Setting(self._probed.temperature, threshold, score)
+        self.setting = Setting(temperature, threshold, score)
         return self.setting
 
     def record(self, setting: Setting, num_sampled: int, num_explored: int) -> dict[str, float]:

@@ -48,33 +48,43 @@ def check_options(
     if isinstance(train_dataset, Dataset) and not len(train_dataset):
         raise DatasetError("the training dataset holds no rows")
     without_effect = args.ineffective_options()
-    if isinstance(args.generation_kwargs, dict) and "temperature" in args.generation_kwargs:
-        without_effect.append("generation_kwargs['temperature']")
+    generation_kwargs = args.generation_kwargs if isinstance(args.generation_kwargs, dict) else {}
+    without_effect += [f"generation_kwargs['{name}']" for name in ("temperature",) if name in generation_kwargs]
+    if not generation_kwargs.get("do_sample", True):
+        without_effect.append("generation_kwargs['do_sample']")
     if without_effect:
         warnings.warn(
-            f"these options have no effect on BSTaRTrainer, whose loss is a likelihood of selected responses and "
-            f"whose temperature is set by BalanceCallback: {', '.join(without_effect)}",
+            f"these options have no effect on BSTaRTrainer: its loss is a likelihood of selected responses, "
+            f"BalanceCallback sets its temperature, and rows need no loader: {', '.join(without_effect)}",
             stacklevel=3,
         )
 
 
-def find_balance_callback(callbacks: Sequence[Any] | None, args: BSTaRConfig) -> BalanceCallback:
-    """The one `BalanceCallback` among the callbacks (an instance, or the class), or a default one.
+def find_balance_callback(callbacks: Sequence[Any] | None, args: BSTaRConfig) -> tuple[BalanceCallback, list[Any]]:
+    """The one `BalanceCallback` among the callbacks (an instance, or the class) or a default one, and the callbacks
+    with it.
 
     Raises:
         ConfigurationError: there are several.
     """
-    found = [item for item in callbacks or [] if isinstance(item, BalanceCallback)]
-    if len(found) > 1:
-        raise ConfigurationError(f"there must be one BalanceCallback, got {len(found)}")
-    balance = found[0] if found else BalanceCallback()
+    mine = list(filter(_is_balance_callback, callbacks or []))
+    if len(mine) > 1:
+        raise ConfigurationError(f"there must be one BalanceCallback, got {len(mine)}")
+    given = mine[0] if mine else BalanceCallback
+    balance = given() if isinstance(given, type) else given
     if balance.probes and args.temperature != 1.0:
         warnings.warn(
             f"temperature={args.temperature:g} is the temperature of evaluation (and of a static run); the training's "
             "is chosen by BalanceCallback among its temperatures",
             stacklevel=3,
         )
-    return balance
+    if not mine:
+        return balance, [*(callbacks or []), balance]
+    return balance, [balance if item is given else item for item in callbacks or []]
+
+
+def _is_balance_callback(item: Any) -> bool:
+    return isinstance(item, BalanceCallback) or (isinstance(item, type) and issubclass(item, BalanceCallback))
 
 
 def check_rewards(functions: Sequence[Any], args: BSTaRConfig, *datasets: Any) -> int:
@@ -95,5 +105,5 @@ def check_rewards(functions: Sequence[Any], args: BSTaRConfig, *datasets: Any) -
     for given in datasets:
         for dataset in given.values() if isinstance(given, dict) else [given]:
             if dataset is not None and dataset.column_names is not None:
-                check_columns(functions, dataset.column_names)
+                check_columns(functions, dataset.column_names, remove_unused=bool(args.remove_unused_columns))
     return verifier

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +29,10 @@ COLUMNS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parsed = _parser().parse_args(arguments)
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    if parsed.setting is not None and not parsed.static:
+        parser.error("--setting is that of a --static run: add --static, or leave it out")
     try:
         return parsed.run(parsed)
     except BStarError as error:
@@ -63,9 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--setting",
         type=_setting,
-        default=(1.0, 0.0),
         metavar="T,TAU",
-        help="temperature and threshold of a --static run",
+        help="temperature and threshold of a --static run instead of 1.0,0.0",
     )
     demo.set_defaults(run=_demo)
     return parser
@@ -79,16 +83,21 @@ def _positive(text: str) -> int:
 
 
 def _setting(text: str) -> tuple[float, float]:
-    temperature, _, threshold = text.partition(",")
+    left, _, right = text.partition(",")
     try:
-        return float(temperature), float(threshold)
+        temperature, threshold = float(left), float(right)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be two numbers like 1.0,0.0, got {text!r}") from None
+    if not 0 < temperature < math.inf or not math.isfinite(threshold):
+        raise argparse.ArgumentTypeError(f"temperature must be greater than 0, and both finite, got {text!r}")
+    return temperature, threshold
 
 
 def _demo(parsed: argparse.Namespace) -> int:
     from pathlib import Path
 
+    # The libraries' notes to their own callers would tear the table.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     from tqdm.auto import tqdm
 
     from .report import plot_curves
@@ -111,7 +120,7 @@ def _demo(parsed: argparse.Namespace) -> int:
         seed=parsed.seed,
         static=parsed.static,
         reward=parsed.reward,
-        setting=parsed.setting,
+        setting=parsed.setting or (1.0, 0.0),
         on_row=show,
     )
     picture = Path(parsed.output_dir) / "curves.png"

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from transformers import SchedulerType
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 from trl import GRPOConfig
 
@@ -21,8 +20,10 @@ CHUNK_WITHOUT_VLLM = 128
 DEFAULT_STEPS = 100
 DEFAULT_TARGET = 5.0
 
-# The loss is a likelihood and a response is kept or not: what shapes GRPO's policy gradient has no effect here. (So
-# has transformers' continuous batching: responses come from `generate` or from vLLM.)
+# The loss is a likelihood and a response is kept or not: what shapes GRPO's policy gradient has no effect here. Nor
+# has transformers' continuous batching (responses come from `generate` or from vLLM), nor what is about loaders
+# (rows are read one by one) or about the parent's evaluation loop (`evaluate` has its own), nor what only tools and
+# images need.
 WITHOUT_EFFECT = (
     "beta",
     "loss_type",
@@ -56,8 +57,34 @@ WITHOUT_EFFECT = (
     "vllm_importance_sampling_mode",
     "vllm_importance_sampling_clip_max",
     "vllm_importance_sampling_clip_min",
+    "vllm_importance_sampling_cap",
     "use_transformers_continuous_batching",
+    "use_transformers_paged",
     "transformers_continuous_batching_config",
+    "max_tool_calling_iterations",
+    "log_multimodal",
+    "dataloader_drop_last",
+    "dataloader_in_order",
+    "dataloader_multiprocessing_context",
+    "dataloader_num_workers",
+    "dataloader_persistent_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "data_seed",
+    "train_sampling_strategy",
+    "length_column_name",
+    "ignore_data_skip",
+    "average_tokens_across_devices",
+    "label_names",
+    "label_smoothing_factor",
+    "prediction_loss_only",
+    "bf16_full_eval",
+    "fp16_full_eval",
+    "batch_eval_metrics",
+    "eval_accumulation_steps",
+    "eval_do_concat_batches",
+    "eval_use_gather_object",
+    "include_for_metrics",
 )
 
 
@@ -238,9 +265,8 @@ class BSTaRConfig(GRPOConfig):
 
     def ineffective_options(self) -> list[str]:
         """TRL's options that were set, but have no effect on B-STaR."""
-        defaults = {item.name: item.default for item in dataclasses.fields(self)}
         # A config derived from GRPO's may hold a deprecated spelling that the parent has already translated.
-        return [name for name in WITHOUT_EFFECT if name in defaults and getattr(self, name) != defaults[name]]
+        return [name for name, default in self._neutral_options().items() if getattr(self, name) != default]
 
     @contextmanager
     def as_parent_sees_it(self) -> Iterator[None]:
@@ -249,15 +275,21 @@ class BSTaRConfig(GRPOConfig):
         The temperature is baked into the parent's log-probabilities, which the likelihood needs at T = 1. The
         importance sampling correction would make it ask a vLLM server for log-probabilities that nobody reads.
         """
-        defaults = {item.name: item.default for item in dataclasses.fields(self)}
-        neutral = {name: defaults[name] for name in WITHOUT_EFFECT if name in defaults}
-        neutral |= {"temperature": 1.0, "vllm_importance_sampling_correction": False}
+        neutral = self._neutral_options() | {"temperature": 1.0, "vllm_importance_sampling_correction": False}
         mine = {name: getattr(self, name) for name in neutral}
         self._set(neutral)
         try:
             yield
         finally:
             self._set(mine)
+
+    def _neutral_options(self) -> dict[str, Any]:
+        """The defaults of those options without effect that this TRL has."""
+        fields = {item.name: item for item in dataclasses.fields(self) if item.name in WITHOUT_EFFECT}
+        return {
+            name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+            for name, item in fields.items()
+        }
 
     def _set(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
@@ -294,15 +326,14 @@ class BSTaRConfig(GRPOConfig):
         return target, f"min({DEFAULT_TARGET:g}, num_generations / 2) = {target:g}"
 
     def _prefer_pass_at_1(self) -> None:
-        """Where the parent would default to the evaluation loss, which there is none of, take pass@1."""
+        """Where the parent would default (or has defaulted) to the evaluation loss, which there is none of: pass@1."""
         wants_metric = (
             self.load_best_model_at_end
-            or self.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, "reduce_lr_on_plateau")
+            or self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
             or str(getattr(self.save_strategy, "value", self.save_strategy)) == "best"
         )
-        if wants_metric and self.metric_for_best_model is None:
-            self.metric_for_best_model = "eval_pass@1"
-            self.greater_is_better = True if self.greater_is_better is None else self.greater_is_better
+        if wants_metric and self.metric_for_best_model in (None, "loss", "eval_loss"):
+            self.metric_for_best_model, self.greater_is_better = "eval_pass@1", True
 
     def _claim_chunk_size(self) -> None:
         """TRL's two names for the same thing, where exactly one is set. Both: derived before (`replace`), stale."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .trainer import BSTaRTrainer
 
 VLLM_CHUNKS_PER_CALL = 8  # how far generation runs ahead of scoring: one call's tail costs little, scoring overlaps
-OURS = ("temperature", "do_sample", "n", "num_return_sequences", "seed", "logprobs", "max_tokens", "max_new_tokens")
+OURS = ("temperature", "do_sample", "n", "num_return_sequences", "seed", "logprobs")
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,9 @@ class TransformersEngine:
     def __init__(self, trainer: BSTaRTrainer, tokenizer: Any):
         self.trainer = trainer
         self.tokenizer = tokenizer
-        self.eos_token_ids = _eos_token_ids(trainer, tokenizer)
         self.kwargs = {name: value for name, value in trainer.generation_kwargs.items() if value is not None}
-        self.kwargs |= {"max_new_tokens": trainer.args.max_completion_length, "num_return_sequences": 1}
+        self.kwargs |= {"num_return_sequences": 1}
+        self.eos_token_ids = _eos_token_ids(trainer, tokenizer) + _as_list(self.kwargs.get("eos_token_id"))
         self.has_stop_strings = bool(self.kwargs.get("stop_strings"))
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
@@ -230,7 +230,7 @@ class TransformersEngine:
         )
         processors = LogitsProcessorList()
         if not greedy:
-            processors.append(RowTemperature([job.temperature for job in jobs], device))
+            processors.append(RowTemperature([job.temperature for job in jobs], config.num_beams or 1, device))
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(_mixed([job.seed for job in jobs]))
             output = model.generate(
@@ -251,7 +251,7 @@ class TransformersEngine:
         rows = [row[:end].tolist() for row, end in zip(token_ids_BT, ends_B, strict=True)]
         return [
             Sampled(row, True) if has_eos else self._cut_at_stop_string(row)
-            for row, has_eos in zip(rows, list(has_eos_B), strict=True)
+            for row, has_eos in zip(rows, np.asarray(has_eos_B).tolist(), strict=True)
         ]
 
     def _cut_at_stop_string(self, row: list[int]) -> Sampled:
@@ -270,13 +270,16 @@ class TransformersEngine:
 
 
 class RowTemperature(LogitsProcessor):
-    """Divides each row's logits by its own temperature, before top-k, top-p and min-p look at them."""
+    """Divides each row's logits by its own temperature, before top-k, top-p and min-p look at them.
 
-    def __init__(self, temperatures_B: Sequence[float], device: torch.device):
-        self.temperatures_B1 = torch.tensor(temperatures_B, device=device)[:, None]
+    Beam sampling holds the beams of a row side by side.
+    """
+
+    def __init__(self, temperatures_B: Sequence[float], num_beams: int, device: torch.device):
+        self.temperatures_R1 = torch.tensor(temperatures_B, device=device).repeat_interleave(num_beams)[:, None]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores / self.temperatures_B1.to(scores.dtype)
+        return scores / self.temperatures_R1.to(scores.dtype)
 
 
 class _VLLMEngine:
@@ -383,9 +386,12 @@ class ServerEngine(_VLLMEngine):
 
 def _eos_token_ids(trainer: BSTaRTrainer, tokenizer: Any) -> list[int]:
     """Every token that ends a response: the tokenizer's EOS and whatever else the model declares."""
-    declared = trainer.accelerator.unwrap_model(trainer.model).generation_config.eos_token_id
-    declared = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
+    declared = _as_list(trainer.accelerator.unwrap_model(trainer.model).generation_config.eos_token_id)
     return [tokenizer.eos_token_id, *(token for token in declared if token != tokenizer.eos_token_id)]
+
+
+def _as_list(token_ids: int | Sequence[int] | None) -> list[int]:
+    return [] if token_ids is None else [token_ids] if isinstance(token_ids, int) else list(token_ids)
 
 
 def _mixed(numbers: Iterable[int]) -> int:

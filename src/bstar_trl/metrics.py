@@ -10,20 +10,34 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .errors import ConfigurationError
 
-# A number, perhaps signed, with thousands commas, decimals, a currency or a percent sign.
-_NUMBER = r"[-+]?\$?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)%?"
-_OPERATOR = r"(?:[-+*/^xX\u00d7\u00f7\u00b7])"  # also the signs for times, division and the dot
-# Parentheses may stand around any part of the left side; the calculator marks of GSM8K, << >>, simply fall away.
-_LEFT = rf"\(*\s*{_NUMBER}[\s)]*(?:{_OPERATOR}[\s(]*{_NUMBER}[\s)]*)+"
-_RIGHT = rf"{_NUMBER}(?:\s*{_OPERATOR}\s*{_NUMBER})*"
-# Look-ahead: in a chain a=b=c the middle is the right side of one equation and the left side of the next.
-_EQUATION = re.compile(rf"(?<![\w.])({_LEFT})=\s*(?=({_RIGHT}))")
+# What an equation is made of. Every quantifier is possessive: text is read once, however odd it is (a policy that
+# repeats itself writes thousands of characters of "1+1+").
+_BLANK = r"(?:[\s$&]|\\[\\,;:!$()\[\] ])"  # also LaTeX's marks of formulas, alignments and spaces
+_SPACE = r"[^\S\n]"
+_NUMBER = r"(?:\d++(?:,\d{3}(?!\d))*+(?:\.\d++)?+|\.\d++)(?:\\?%)?+"
+_SIGNS = r"[-+/^\u00d7\u00f7\u00b7\u2212]|\\(?:times|cdot|div|pm)(?![A-Za-z])"  # \u: times, division, dot, minus
+_NO_OPERAND = (  # LaTeX commands that stand between two pieces of mathematics
+    r"(?:times|cdot|div|pm|neq?|[lg]eq?|approx|equiv|sim|to|(?:left|right)?arrow|(?:Left|Right|Leftright)arrow|implies"
+    r"|iff|text\w*|q?quad|begin|end)(?![A-Za-z])"
+)
+_TIMES = r"[xX](?![A-Za-z])"  # the letter, between numbers
+_ATOM = rf"(?:{_NUMBER}|\\(?!{_NO_OPERAND})[A-Za-z]++{_BLANK}*+|(?!(?<=[\d%)]){_TIMES}(?=[\d(]))[A-Za-z]++'*+|[_!|])"
+_OPEN = rf"(?<!\\)[(\[{{]{_BLANK}*+"
+_CLOSE = rf"{_BLANK}*+[)\]}}]"
+_OPERAND = rf"(?:[-+]|{_OPEN})*+{_ATOM}(?:{_ATOM}|{_OPEN}|{_CLOSE})*+"
+# No expression goes on with an operator at the beginning of a line: there it marks an item of a list. Asterisks that
+# mark bold type have a blank on one side only.
+_OPERATOR = rf"(?:{_SPACE}*+(?:{_SIGNS}|{_TIMES}){_BLANK}*+|{_SPACE}++\*{{1,2}}+{_BLANK}++|\*{{1,2}}+)"
+_SIDE = rf"{_OPERAND}(?:{_OPERATOR}{_OPERAND})*+"
+_CHAIN = re.compile(rf"{_SIDE}(?:{_BLANK}*+={_BLANK}*+{_SIDE})*+|(?:[-+]|{_OPEN})++|{_BLANK}++|\\[A-Za-z]++")
+_HAS_OPERATOR = re.compile(rf"[^-+(\[{{](?:{_SIGNS}|\*)|[\d%)][xX](?=[\d.(])|\\[dt]?frac")
 
 
 def pass_at_k(correct_NK: ArrayLike, k: int | None = None, *, per_query: bool = False) -> float | np.ndarray:
@@ -68,7 +82,11 @@ def pass_at_k_s(
     _check_aligned(correct, ids, "response_ids_NK")
     total = correct.shape[1]
     k = _s_in_range(s, k, total)
-    values = np.array([_distinct_chance(row_ids[row], total, k, s) for row, row_ids in zip(correct, ids, strict=True)])
+    copies_NJ = _copies(correct, ids)
+    if k == total:
+        values = ((copies_NJ > 0).sum(axis=1) >= s).astype(np.float64)
+    else:
+        values = _distinct_chance(copies_NJ, total, k, s)
     return _result(values, per_query)
 
 
@@ -108,13 +126,8 @@ def reward_at_k_s(
     _check_aligned(rewards, correct, "correct_NK")
     if np.isnan(rewards).any():
         raise ConfigurationError("rewards_NK must not hold NaN")
-    total = rewards.shape[1]
-    k = _s_in_range(s, k, total)
-    if k == total:
-        values = _top_of_all(rewards, correct, s)
-    else:
-        values = np.array([_top_chance(row, right, k, s) for row, right in zip(rewards, correct, strict=True)])
-    return _result(values, per_query)
+    k = _s_in_range(s, k, rewards.shape[1])
+    return _result(_top_chance(rewards, correct, k, s), per_query)
 
 
 def distinct_equations(
@@ -148,8 +161,22 @@ def distinct_equations(
 
 
 def equations(text: str) -> list[str]:
-    """The equations of a text, white space removed, in order."""
-    return [re.sub(r"\s+", "", f"{match[1]}={match[2]}") for match in _EQUATION.finditer(text)]
+    """The equations of a text, white space removed, in order: arithmetic, and algebra in plain text or LaTeX."""
+    found = []
+    for chain in _CHAIN.findall(text):
+        sides = [_balanced(re.sub(_BLANK, "", side)) for side in chain.split("=")]
+        found += [f"{left}={right}" for left, right in pairwise(sides) if _HAS_OPERATOR.search(left)]
+    return found
+
+
+def _balanced(side: str) -> str:
+    """The side without the brackets at its ends that have no partner: those of the sentence around the equation."""
+    excess = sum(map(side.count, "([{")) - sum(map(side.count, ")]}"))
+    while excess > 0 and side[0] in "([{":
+        side, excess = side[1:], excess - 1
+    while excess < 0 and side[-1] in ")]}":
+        side, excess = side[:-1], excess + 1
+    return side
 
 
 def _misses(hits: int, total: int, k: int) -> float:
@@ -159,73 +186,74 @@ def _misses(hits: int, total: int, k: int) -> float:
     return float(np.prod(1.0 - k / np.arange(total - hits + 1, total + 1)))
 
 
-def _distinct_chance(correct_ids: np.ndarray, total: int, k: int, s: int) -> float:
-    """The chance that k of `total` responses hold at least s different ids, where these stand on the correct ones.
+def _copies(correct: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """How often each correct text of a query occurs, the most frequent first: (N, most texts), filled up with 0."""
+    queries, columns = np.nonzero(correct)
+    texts = ids[queries, columns]
+    order = np.lexsort((texts, queries))
+    queries, texts = queries[order], texts[order]
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = (queries[1:] != queries[:-1]) | (texts[1:] != texts[:-1])
+    begins = np.flatnonzero(is_first)
+    copies, queries = np.diff(np.append(begins, len(order))), queries[begins]
+    order = np.lexsort((-copies, queries))
+    num_texts = np.bincount(queries, minlength=len(correct))
+    columns = np.arange(len(order)) - np.repeat(np.cumsum(num_texts) - num_texts, num_texts)
+    copies_NJ = np.zeros((len(correct), num_texts.max()), dtype=np.int64)
+    copies_NJ[queries, columns] = copies[order]
+    return copies_NJ
 
-    Texts are gone through one by one, with the chance of every state (drawn so far, distinct so far).
+
+def _distinct_chance(copies_NJ: np.ndarray, total: int, k: int, s: int) -> np.ndarray:
+    """Per query, the chance that k < `total` responses, drawn without replacement, hold at least s of its texts.
+
+    Drawing k responses is tossing a coin of chance k / total for each, given that k of them come up; so texts, the
+    j-th of every query at once, are gone through with the chance of every state (drawn so far, distinct so far).
     """
-    copies = np.unique(correct_ids, return_counts=True)[1]
-    if len(copies) < s or k == total:
-        return float(len(copies) >= s)
-    chance = np.zeros((k + 1, s + 1))  # responses drawn, distinct texts; the last column stands for s or more
-    chance[0, 0] = 1.0
-    left = total
-    for count in copies.tolist():
-        weights = _draws(left, count, k)
-        after = chance * weights[:, :1]
-        for more in range(1, weights.shape[1]):
-            step = chance[: k + 1 - more] * weights[: k + 1 - more, more, None]
-            after[more:, 1:] += step[:, :-1]
-            after[more:, -1] += step[:, -1]
-        chance, left = after, left - count
-    return float(chance[:, -1].sum())
+    copies, heads = np.arange(total + 1)[:, None], np.arange(k + 1)
+    log_chance = heads * np.log(k / total) + (copies - heads) * np.log(1 - k / total)
+    tosses = np.exp(_log_choose(copies, heads) + log_chance)  # [c, d]: d of c copies come up
+    chance = np.zeros((len(copies_NJ), k + 1, s + 1))  # drawn, distinct texts; the last column stands for s or more
+    chance[:, 0, 0] = 1.0
+    for copies_N in copies_NJ.T:
+        weights = tosses[copies_N]
+        after = chance * weights[:, :1, None]
+        for more in range(1, min(k, copies_N.max()) + 1):
+            step = chance[:, : k + 1 - more] * weights[:, more, None, None]
+            after[:, more:, 1:] += step[:, :, :-1]
+            after[:, more:, -1] += step[:, :, -1]
+        chance = after
+    others = tosses[total - copies_NJ.sum(axis=1), ::-1]  # the rest of the k falls on the responses that do not count
+    return np.minimum((chance[:, :, -1] * others).sum(axis=1) / tosses[total, k], 1.0)
 
 
-def _top_of_all(rewards: np.ndarray, correct: np.ndarray, s: int) -> np.ndarray:
-    """Per query, the chance that the s best of all responses are correct, ties at the edge broken at random."""
-    edge = np.partition(rewards, -s, axis=1)[:, -s, None]
-    above, tied = rewards > edge, rewards == edge
-    needed = s - above.sum(axis=1)
-    right, size = (tied & correct).sum(axis=1), tied.sum(axis=1)
-    lucky = np.exp(_log_choose(right, needed) - _log_choose(size, needed))
-    return np.where((above & ~correct).any(axis=1), 0.0, lucky)
+def _top_chance(rewards: np.ndarray, correct: np.ndarray, k: int, s: int) -> np.ndarray:
+    """Per query, the chance that the s best of k responses, drawn without replacement, are all correct.
 
-
-def _top_chance(rewards: np.ndarray, correct: np.ndarray, k: int, s: int) -> float:
-    """The chance that the s best of k responses, drawn without replacement, ties broken at random, are all correct.
-
-    Levels of equal rewards are gone through from the best, with the chance of every number drawn so far, all of them
-    correct. A level that reaches s gives as many random members as are still needed.
+    The s-th best of the k stands at some place i of the ranking: it is correct, as are the s - 1 drawn from before i,
+    and k - s come from behind i. Equal rewards stand in random order: if `size` responses are tied, `right` of them
+    correct, and the i-th is a correct one, then on average the `ahead` tied ones before it hold
+    (ahead over j) (right - 1 over j) / (size - 1 over j) sets of j correct ones.
     """
-    levels, inverse = np.unique(-rewards, return_inverse=True)
-    sizes = np.bincount(inverse, minlength=len(levels))
-    rights = np.bincount(inverse, weights=correct, minlength=len(levels)).astype(int)
-    chance = np.zeros(s)
-    chance[0] = 1.0
-    done, left = 0.0, len(rewards)
-    for size, right in zip(sizes.tolist(), rights.tolist(), strict=True):
-        weights = _draws(left, size, k)[:s]
-        more = np.arange(weights.shape[1])
-        drawn = np.arange(s)[:, None] + more
-        needed = np.minimum(more, s - np.arange(s)[:, None])
-        moved = chance[:, None] * weights * np.exp(_log_choose(right, needed) - _log_choose(size, needed))
-        done += float(moved[drawn >= s].sum())
-        chance = np.bincount(drawn[drawn < s], weights=moved[drawn < s], minlength=s)
-        left -= size
-    return done
-
-
-@lru_cache(maxsize=4096)
-def _draws(population: int, marked: int, k: int) -> np.ndarray:
-    """Chances of 0, 1, ... marked ones among the k - d still to be drawn of `population`; a row for each d = 0..k.
-
-    Hypergeometric; rows that cannot be (more to draw than there are) hold zeros.
-    """
-    to_draw = np.arange(k, -1, -1)[:, None]
-    hits = np.arange(min(marked, k) + 1)
-    logs = _log_choose(marked, hits) + _log_choose(population - marked, to_draw - hits)
-    possible = np.broadcast_to(to_draw <= population, logs.shape)
-    return np.exp(np.where(possible, logs, -np.inf) - np.where(possible, _log_choose(population, to_draw), 0.0))
+    total = rewards.shape[1]
+    order = np.argsort(-rewards, axis=1, kind="stable")
+    rewards, correct = np.take_along_axis(rewards, order, axis=1), np.take_along_axis(correct, order, axis=1)
+    places = np.arange(total)
+    is_first = np.ones(rewards.shape, dtype=bool)  # of its ties
+    is_first[:, 1:] = rewards[:, 1:] != rewards[:, :-1]
+    is_last = np.roll(is_first, -1, axis=1)
+    begins = np.maximum.accumulate(np.where(is_first, places, 0), axis=1)
+    ends = np.minimum.accumulate(np.where(is_last, places + 1, total)[:, ::-1], axis=1)[:, ::-1]
+    running = np.pad(correct.cumsum(axis=1), ((0, 0), (1, 0)))
+    above = np.take_along_axis(running, begins, axis=1)  # correct ones with a greater reward
+    right = np.take_along_axis(running, ends, axis=1) - above
+    size, ahead = ends - begins, places - begins
+    others = _log_choose(total - 1 - places, k - s) - _log_choose(total, k)
+    chance = np.zeros(rewards.shape)
+    for j in range(s):
+        tied = _log_choose(ahead, j) + _log_choose(right - 1, j) - _log_choose(np.maximum(size - 1, j), j)
+        chance += np.exp(_log_choose(above, s - 1 - j) + tied + others)
+    return np.minimum((chance * right / size).sum(axis=1), 1.0)
 
 
 def _log_choose(n: ArrayLike, r: ArrayLike) -> np.ndarray:
@@ -243,7 +271,7 @@ def _log_factorials(largest: int) -> np.ndarray:
 
 
 def _matrix(name: str, values: ArrayLike, dtype: type) -> np.ndarray:
-    array = np.asarray(values, dtype=dtype)
+    array: np.ndarray = np.asarray(values, dtype=dtype)
     if array.ndim != 2 or 0 in array.shape:
         raise ConfigurationError(f"{name} must be a matrix, a row of responses per query, got shape {array.shape}")
     return array

@@ -65,15 +65,16 @@ class MapQueries(Mapping[int, dict[str, Any]]):
 class StreamQueries(Mapping[int, dict[str, Any]]):
     """Rows of a stream as they come; a stream that ends starts again. A query's id is its place in the whole stream.
 
-    Only the rows of the current `take` are held. `shuffle` is the buffered one of `datasets`, as TRL's.
+    Only the rows of the current `take` are held. `shuffle` is the buffered one of `datasets`, as TRL's. A resumed
+    stream reads the rows of its epoch once more up to where it was: the state that `datasets` offers would lose the
+    rows in a shuffle buffer.
     """
 
     def __init__(self, dataset: IterableDataset, *, shuffle: bool, seed: int):
         self.dataset = dataset.shuffle(seed=seed) if shuffle else dataset
-        self.epoch = 0
         self._next_id = 0
         self._rows: dict[int, dict[str, Any]] = {}
-        self._iterator: Iterator[dict[str, Any]] | None = None
+        self._start(0)
 
     def take(self, n: int) -> list[int]:
         """Buffer the next `n` rows and forget those before."""
@@ -94,30 +95,37 @@ class StreamQueries(Mapping[int, dict[str, Any]]):
 
     def state_dict(self) -> dict[str, Any]:
         """What continues the stream elsewhere."""
-        return {"epoch": self.epoch, "next_id": self._next_id, "dataset": self.dataset.state_dict()}
+        return {"epoch": self.epoch, "position": self._position, "next_id": self._next_id}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
-        self.epoch, self._next_id = state["epoch"], state["next_id"]
-        self.dataset.set_epoch(self.epoch)
-        self.dataset.load_state_dict(state["dataset"])
-        self._iterator = None
+        self._next_id = state["next_id"]
+        self._start(state["epoch"])
+        for _ in range(state["position"]):
+            if self._read() is None:
+                raise DatasetError(
+                    f"the training stream ends after {self._position} rows, the checkpoint had read "
+                    f"{state['position']}"
+                )
 
     def _next_row(self) -> dict[str, Any]:
-        fresh = self._iterator is None
-        if self._iterator is None:
-            self._iterator = iter(self.dataset)
-        row = next(self._iterator, None)
-        if row is not None:
-            return row
-        if fresh:
-            raise DatasetError("the training stream holds no rows")
-        self.epoch += 1
-        self.dataset.set_epoch(self.epoch)
-        self._iterator = iter(self.dataset)
-        row = next(self._iterator, None)
+        row = self._read()
         if row is None:
-            raise DatasetError(f"the training stream is empty when started again (epoch {self.epoch})")
+            self._start(self.epoch + 1)
+            row = self._read()
+        if row is None:
+            raise DatasetError(f"the training stream holds no rows (epoch {self.epoch})")
+        return row
+
+    def _start(self, epoch: int) -> None:
+        self.epoch = epoch
+        self._position = 0  # rows read of this epoch
+        self.dataset.set_epoch(epoch)
+        self._iterator = iter(self.dataset)
+
+    def _read(self) -> dict[str, Any] | None:
+        row = next(self._iterator, None)
+        self._position += row is not None
         return row
 
 

@@ -298,8 +298,10 @@ def find_verifier(functions: Sequence[Any], wanted: str | int | None) -> int:
     return verifiers[0]
 
 
-def check_columns(functions: Sequence[Any], columns: Sequence[str]) -> None:
+def check_columns(functions: Sequence[Any], columns: Sequence[str], *, remove_unused: bool = False) -> None:
     """Look for every column a reward needs: those a `RewardFn` names, and a function's parameters without default.
+
+    With `remove_unused` (TRL's `remove_unused_columns`) rewards see no column but the prompt.
 
     Raises:
         DatasetError: a column is missing; the message names the reward and what the dataset has.
@@ -308,6 +310,11 @@ def check_columns(functions: Sequence[Any], columns: Sequence[str]) -> None:
         if isinstance(function, str | nn.Module):
             continue
         needed = function.columns if isinstance(function, RewardFn) else _required_parameters(function)
+        if needed and remove_unused:
+            raise DatasetError(
+                f"reward '{reward_name(function)}' needs the dataset column(s) {', '.join(needed)}, which "
+                "remove_unused_columns=True takes away: leave it at False"
+            )
         missing = [name for name in needed if name not in columns]
         if missing:
             raise DatasetError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -46,8 +47,9 @@ def pass_metrics(correct_NK: np.ndarray, text_ids_NK: np.ndarray) -> dict[str, f
 
 
 def _exploration(rollouts: Rollouts, arrays: Grids) -> dict[str, float]:
+    coolest = rollouts.temperatures_R.min()  # a mean of equal numbers, to the last bit
     figures = {
-        "temperature": float(rollouts.temperatures_R.mean()),
+        "temperature": float(coolest + (rollouts.temperatures_R - coolest).mean()),
         "completions": float(len(rollouts)),
         **pass_metrics(arrays.correct_NK, arrays.text_ids_NK),
         "truncated": float(1 - rollouts.ended_R.mean()),
@@ -55,7 +57,8 @@ def _exploration(rollouts: Rollouts, arrays: Grids) -> dict[str, float]:
         "distinct": float(np.mean([len(np.unique(row)) / len(row) for row in arrays.text_ids_NK])),
         "distinct_equations": _distinct_equations(rollouts, arrays),
     }
-    return {f"explore/{name}": value for name, value in figures.items()}
+    # No correct response holds an equation: there is no such figure.
+    return {f"explore/{name}": value for name, value in figures.items() if not math.isnan(value)}
 
 
 def _distinct_equations(rollouts: Rollouts, arrays: Grids) -> float:
@@ -122,7 +125,13 @@ def explain_empty(rollouts: Rollouts, setting: Setting, args: BSTaRConfig) -> st
     if not rollouts.correct_R.any():
         return (
             f"no response of {len(rollouts)} was correct at temperature {setting.temperature:g}: try an easier "
-            "dataset, more responses per query (num_generations) or a stronger starting model"
+            "dataset, more responses per query (num_generations), a stronger starting model, or another `correct_at` "
+            "where the verifier's values are no 0/1"
+        )
+    if not rollouts.correct_R[rollouts.ended_R].any():
+        return (
+            f"every correct response was cut off at max_completion_length={args.max_completion_length}: raise it, or "
+            "use a model that ends its responses"
         )
     highest = float(rollouts.rewards_R[rollouts.ended_R & rollouts.judged_R].max())
     return f"no reward exceeds the threshold {setting.threshold:g} (the highest is {highest:g}): lower the thresholds"

@@ -23,7 +23,7 @@ from .batches import BatchShape, TrainingBatches
 from .checkpoints import last_whole_checkpoint, load_state, save_state
 from .checks import check_options, check_rewards, find_balance_callback
 from .config import BSTaRConfig, as_bstar_config
-from .errors import EmptySelectionError
+from .errors import EmptySelectionError, UnsupportedOptionError
 from .evaluation import evaluation_metrics
 from .generation import PolicySampler, completion_log_probs
 from .inheritance import Inheritance
@@ -62,8 +62,9 @@ class BSTaRTrainer(GRPOTrainer):
 
     Overridden of the parents, and why: `get_train_dataloader` (the loader only ticks: an iteration decides what is
     served), `_prepare_inputs` (explores at an iteration's start, then serves its micro-batches), `compute_loss` (a
-    likelihood), `evaluate` (metrics per query), `log` (adds the iteration's figures), `create_scheduler` (the horizon
-    depends on `inheritance`), `train`, `_save_checkpoint` and `_load_optimizer_and_scheduler` (resuming).
+    likelihood), `evaluate` (metrics per query), `prediction_step` (refused), `log` (adds the iteration's figures),
+    `create_scheduler` (the horizon depends on `inheritance`), `train`, `_save_checkpoint` and
+    `_load_optimizer_and_scheduler` (resuming).
 
     Raises:
         ConfigurationError: options that cannot work, before any weight is loaded.
@@ -109,20 +110,18 @@ class BSTaRTrainer(GRPOTrainer):
         model_id = model if isinstance(model, str) else str(model.config._name_or_path)
         args = as_bstar_config(args, model_id.rstrip("/").split("/")[-1] or "model")
         check_options(args, train_dataset, tools, rollout_func, environment_factory)
-        self.balance = find_balance_callback(callbacks, args)
-        functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        self.balance, callbacks = find_balance_callback(callbacks, args)
+        functions = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
         verifier = check_rewards(functions, args, train_dataset, eval_dataset)
         dataset_size = len(train_dataset) if isinstance(train_dataset, Dataset) else None
         self.plan = args.plan(dataset_size)
         self.balance.setup(
             self.plan, num_generations=args.num_generations, temperature=args.temperature, seed=args.seed
         )
-        if self.balance not in (callbacks or []):
-            callbacks = [*(callbacks or []), self.balance]
         with args.as_parent_sees_it():
             super().__init__(
                 model=model,
-                reward_funcs=list(functions),
+                reward_funcs=functions,
                 args=args,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
@@ -351,9 +350,13 @@ class BSTaRTrainer(GRPOTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
 
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """What the parent's `predict` asks for; a row of prompts has no prediction, and the training must not move."""
+        raise UnsupportedOptionError("BSTaRTrainer has no predict(): evaluate() samples and scores a dataset's rows")
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The parent's; every line of the training repeats the figures of the iteration under way."""
-        if "loss" not in logs:  # evaluation, the end: the parent's running training metrics do not belong there
+        """The parent's; every line of the training, the last one too, repeats the figures of its iteration."""
+        if "loss" not in logs and "train_loss" not in logs:  # evaluation: nothing of the training belongs there
             Trainer.log(self, logs, start_time)
             return
         logs.update(self.figures)
@@ -368,9 +371,10 @@ class BSTaRTrainer(GRPOTrainer):
         """The parent's; `resume_from_checkpoint=True` takes the last checkpoint that was written to its end."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(str(self.args.output_dir)) or True
-        result = super().train(resume_from_checkpoint, *args, **kwargs)
-        self.scorer.close()
-        return result
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self.scorer.close()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")

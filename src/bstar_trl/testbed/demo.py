@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, ProgressCallback, 
 
 from ..callback import BalanceCallback
 from ..config import BSTaRConfig
+from ..errors import ConfigurationError
 from ..records import Rollouts, Selection, Setting
 from ..trainer import BSTaRTrainer
 from . import policy_path
@@ -108,11 +109,20 @@ def run_demo(
         static (`bool`): a fixed setting instead of a balanced one, with as many completions in all.
         reward (`str`): `"checker"`: the answer and a noisy step checker; `"answer"`: the answer alone.
         setting (`tuple[float, float]`): temperature and threshold of a static run.
-        on_row: told `{"iteration": ..., **metrics}` before the first iteration and after each.
+        on_row: told the figures before the first iteration, and those of each iteration after it.
 
     Returns:
         `dict`: `initial`, `iterations` and `final` figures, as in `summary.json`.
+
+    Raises:
+        ConfigurationError: `output_dir` cannot be written to.
     """
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"output_dir must be a folder that can be written to, got {output_dir}: {error}"
+        ) from None
     tokenizer = AutoTokenizer.from_pretrained(policy_path())
     model = AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.float32)
     # A balanced iteration also samples its probe at the temperatures it does not choose.
@@ -162,6 +172,5 @@ def run_demo(
     trainer.train()
     final = {name: observer.rows[-1][name] for name in initial}
     summary = {"initial": initial, "iterations": observer.rows, "final": final}
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
     (Path(output_dir) / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary

@@ -1,0 +1,58 @@
+# `make demo` and `make test` do everything on a fresh machine that has Python 3.11 or later.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check -q
+# Nothing is downloaded by tests, and their processes share the cores.
+TEST_ENV := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check benchmark soak test-trl-matrix build clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
+
+demo: $(VENV)/.demo  ## environment, install, and B-STaR on the testbed (about 5 minutes)
+	$(BIN)/bstar-trl demo
+
+test: $(VENV)/.dev  ## environment, install, and all tests but the soak
+	$(TEST_ENV) $(BIN)/pytest -m "not slow" -n $(WORKERS)
+	$(TEST_ENV) $(BIN)/pytest -m slow -n $(WORKERS)
+
+lint: $(VENV)/.dev  ## lint, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+check: lint test  ## lint, format, types, tests
+
+benchmark: $(VENV)/.dev  ## every benchmark; ratios measured side by side
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+soak: $(VENV)/.dev  ## the demo's promises over seeds 0-2, every method (about an hour and a half)
+	$(BIN)/python benchmarks/soak.py
+
+test-trl-matrix:  ## the tests on the oldest supported TRL, in an environment of its own
+	$(PYTHON) -m venv $(VENV)-trl-oldest
+	grep -v '^trl==' constraints.txt > $(VENV)-trl-oldest/constraints.txt
+	$(VENV)-trl-oldest/bin/pip --disable-pip-version-check -q install -c $(VENV)-trl-oldest/constraints.txt -e '.[test]' trl==1.15.0
+	$(TEST_ENV) $(VENV)-trl-oldest/bin/pytest -n $(WORKERS)
+
+build: $(VENV)/.dev  ## wheel and source distribution, into dist/
+	$(BIN)/python -m build
+
+clean:  ## environments and what was built
+	rm -rf $(VENV) $(VENV)-trl-oldest build dist src/*.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.demo

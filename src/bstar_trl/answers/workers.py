@@ -1,0 +1,257 @@
+"""Worker processes that compare answers, and that are killed when a comparison takes too long.
+
+The time limit is kept from here: math-verify's own uses signals, which work on the main thread only and cannot
+interrupt one long C call. Workers are plain subprocesses (`worker.py`), so nothing is forked and the user's script is
+not imported again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import ConfigurationError, RewardError
+
+START_LIMIT = 120.0  # seconds to import math-verify, on a slow file system
+ORPHAN_MARGIN = 5  # seconds after which a worker ends its own comparison, if nobody else has
+MIN_MEMORY = 256 << 20  # bytes: less does not hold math-verify itself
+
+Outcome = Literal["equal", "different", "timed out", "crashed"]
+
+
+class WorkerPool:
+    """Workers, started when they are needed; safe to use from any thread, several at once, and after a fork.
+
+    Args:
+        time_limit (`float`): seconds one comparison may take.
+        memory_limit (`int`): bytes of address space a worker may use, 256 MiB or more.
+        workers (`int`, *optional*): processes at most; None: half of the cores, four at most.
+
+    Raises:
+        ConfigurationError: a limit out of its range.
+    """
+
+    def __init__(self, time_limit: float, memory_limit: int, workers: int | None = None):
+        if not 0 < time_limit < math.inf:
+            raise ConfigurationError(f"time_limit must be a positive number of seconds, got {time_limit}")
+        if memory_limit < MIN_MEMORY:
+            raise ConfigurationError(f"memory_limit must be at least {MIN_MEMORY} bytes (256 MiB), got {memory_limit}")
+        if workers is not None and workers < 1:
+            raise ConfigurationError(f"workers must be at least 1, got {workers}")
+        self.time_limit = time_limit
+        self.memory_limit = memory_limit
+        self.workers = workers or max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+        self._prepare()
+
+    def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
+        """The outcome for each pair of gold and answer, in order; they are shared out among the workers.
+
+        Raises:
+            RewardError: a worker cannot be started.
+        """
+        if self._owner != os.getpid():
+            self._disown()
+        outcomes: list[Outcome] = ["different"] * len(pairs)
+        waiting = deque(range(len(pairs)))
+
+        def work() -> None:
+            while True:
+                try:
+                    index = waiting.popleft()
+                except IndexError:
+                    return
+                outcomes[index] = self._compare(pairs[index])
+
+        threads = min(self.workers, len(pairs))
+        if threads <= 1:
+            work()
+            return outcomes
+        with ThreadPoolExecutor(threads, thread_name_prefix="bstar-answers") as executor:
+            try:
+                for future in [executor.submit(work) for _ in range(threads)]:
+                    future.result()
+            finally:
+                waiting.clear()  # after an error, or a Ctrl-C, no thread takes another pair
+        return outcomes
+
+    def close(self) -> None:
+        """End the workers; those in the middle of a comparison for another thread end with it."""
+        if self._owner != os.getpid():
+            self._disown()
+        with self._lock:
+            idle = self._idle.copy()
+            self._idle.clear()
+            self._generation += 1
+        for worker in idle:
+            self._end(worker)
+
+    def _prepare(self) -> None:
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(self.workers)
+        self._idle: list[_Worker] = []
+        self._alive: set[_Worker] = set()
+        self._generation = 0
+        self._finalizer = weakref.finalize(self, _end_all, self._alive, self._owner)
+
+    def _disown(self) -> None:
+        """After a fork: the workers, and whoever held the locks, stayed with the parent."""
+        self._finalizer.detach()
+        for worker in self._alive:
+            worker.forget()
+        self._prepare()
+
+    def _compare(self, pair: tuple[str, str]) -> Outcome:
+        # A worker that dies is tried once more with a fresh one: someone else may have killed the first.
+        for _ in range(2):
+            with self._borrowed() as worker:
+                outcome = worker.compare(pair, self.time_limit)
+            if outcome != "crashed":
+                break
+        return outcome
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[_Worker]:
+        with self._places:
+            with self._lock:
+                worker = self._idle.pop() if self._idle else None
+                generation = self._generation
+            if worker is not None and not worker.usable():
+                self._end(worker)
+                worker = None
+            if worker is None:
+                worker = _Worker(self.time_limit, self.memory_limit)
+                self._alive.add(worker)
+            try:
+                worker.wait_until_ready()
+                yield worker
+            except BaseException:
+                self._end(worker)
+                raise
+            with self._lock:
+                keep = generation == self._generation and not worker.retired
+                if keep:
+                    self._idle.append(worker)
+            if not keep:
+                self._end(worker)
+
+    def _end(self, worker: _Worker) -> None:
+        worker.end()
+        self._alive.discard(worker)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WorkerPool, (self.time_limit, self.memory_limit, self.workers)
+
+
+class _Worker:
+    """One process. It belongs to one thread at a time."""
+
+    def __init__(self, time_limit: float, memory_limit: int):
+        self.retired = False
+        self._ready = False
+        self._unread = b""
+        script = Path(__file__).with_name("worker.py")
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(script)],  # -P: the script's folder is not a place to import from
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C is for the trainer
+            )
+        except (OSError, TypeError) as error:
+            raise RewardError(f"cannot start a process to compare answers: {error}") from error
+        limits = {"memory": memory_limit, "alarm": math.ceil(time_limit) + ORPHAN_MARGIN, "path": sys.path}
+        self._send(limits)
+
+    def wait_until_ready(self) -> None:
+        """Wait for a new process to have imported math-verify."""
+        if self._ready:
+            return
+        reply = self._receive(START_LIMIT)
+        if reply is None or "failure" in reply:
+            why = f"no reply within {START_LIMIT:.0f} s" if reply is None else reply["failure"]
+            raise RewardError(f"the process that compares answers did not start: {why}")
+        self._ready = True
+
+    def usable(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def compare(self, pair: tuple[str, str], time_limit: float) -> Outcome:
+        """Compare one pair, for `time_limit` seconds at most; after a failure the worker is retired."""
+        self.retired = True
+        if not self._send(pair):
+            return "crashed"
+        reply = self._receive(time_limit)
+        if reply is None:
+            return "timed out"
+        if "failure" in reply:
+            return "crashed"
+        self.retired = reply["retire"]
+        return "equal" if reply["equal"] else "different"
+
+    def end(self) -> None:
+        """Kill the process and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+        self._close()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's process without touching it."""
+        self._process.returncode = 0
+        self._close()
+
+    def _close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _send(self, message: Any) -> bool:
+        """False where the process has ended. It waits for a line now, so the pipe is empty and takes all of it."""
+        assert self._process.stdin is not None
+        line = json.dumps(message).encode() + b"\n"
+        try:
+            while line:
+                line = line[os.write(self._process.stdin.fileno(), line) :]
+        except BrokenPipeError:
+            return False
+        return True
+
+    def _receive(self, limit: float) -> dict[str, Any] | None:
+        """The next reply, `None` if it takes longer than `limit` seconds; a failure where the process has ended."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + limit
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN)
+        while b"\n" not in self._unread:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not poll.poll(math.ceil(remaining * 1000)):
+                return None
+            data = os.read(self._process.stdout.fileno(), 65536)
+            if not data:
+                return {"failure": f"it ended with status {self._process.wait()}"}
+            self._unread += data
+        line, self._unread = self._unread.split(b"\n", 1)
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+
+def _end_all(alive: set[_Worker], owner: int) -> None:
+    if os.getpid() == owner:
+        for worker in list(alive):
+            worker.end()
+        alive.clear()

@@ -1,0 +1,69 @@
+"""A run that was interrupted goes on as if it had not been."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from conftest import make_trainer
+
+from bstar_trl import BalanceCallback
+from bstar_trl.checkpoints import last_whole_checkpoint
+from bstar_trl.errors import BStarError
+
+
+def make_run(output_dir, model_path):
+    return make_trainer(
+        output_dir,
+        model_path,
+        callbacks=[BalanceCallback([0.7, 1.1], num_queries=4)],
+        queries_per_iteration=8,
+        iteration_steps=4,
+        max_steps=12,
+        save_strategy="steps",
+        save_steps=2,
+        logging_steps=1,
+        lr_scheduler_type="linear",
+    )
+
+
+def lines(trainer):
+    """What the logs say, but for clocks."""
+    return [
+        {name: value for name, value in line.items() if not name.endswith(("_time", "_seconds", "epoch"))}
+        for line in trainer.state.log_history
+        if "loss" in line
+    ]
+
+
+@pytest.mark.parametrize("step", [2, 4, 6])
+def test_resumed_run_equals_the_whole_one(tmp_path, model_path, step):
+    whole = make_run(tmp_path / "whole", model_path)
+    whole.train()
+    shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", tmp_path / "again" / f"checkpoint-{step}")
+    again = make_run(tmp_path / "again", model_path)
+    again.train(resume_from_checkpoint=True)
+    assert lines(again) == lines(whole)
+    assert again.balance.history[-1] | {"balance/probe_seconds": 0} == whole.balance.history[-1] | {
+        "balance/probe_seconds": 0
+    }
+    for name, item in again.model.named_parameters():
+        assert torch.equal(item, whole.model.get_parameter(name))
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path, model_path):
+    trainer = make_run(tmp_path, model_path)
+    trainer.train()
+    (tmp_path / "checkpoint-12" / "trainer_state.json").unlink()
+    assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
+    assert last_whole_checkpoint(str(tmp_path / "nowhere")) is None
+
+
+def test_a_grpo_checkpoint_is_refused(tmp_path, model_path):
+    trainer = make_run(tmp_path, model_path)
+    trainer.train()
+    folder = tmp_path / "checkpoint-4"
+    (folder / "bstar_state.pt").unlink()
+    with pytest.raises(BStarError, match="not written by BSTaRTrainer"):
+        make_run(tmp_path, model_path).train(resume_from_checkpoint=str(folder))

@@ -1,0 +1,90 @@
+"""The command line as typed: real processes, wrong arguments, and a short demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+METRICS = ("pass@1", "valid@1", "greedy_valid", "pass@32", "pass@32-4", "valid@32-4", "distinct_valid")
+
+
+def run(*words: str, cwd) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-m", "bstar_trl.cli", *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "COMMAND"),
+        (["nothing"], "invalid choice: 'nothing'"),
+        (["demo", "--iterations", "0"], "must be at least 1, got 0"),
+        (["demo", "--iterations", "many"], "invalid"),
+        (["demo", "--reward", "prm"], "invalid choice: 'prm'"),
+        (["demo", "--setting", "1"], "must be two numbers like 1.0,0.0, got '1'"),
+        (["demo", "--setting", "0,0"], "temperature must be greater than 0"),
+        (["demo", "--setting", "0.8,0.5"], "--static"),
+    ],
+)
+def test_wrong_arguments_are_explained(tmp_path, words, message):
+    result = run(*words, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_output_dir_that_cannot_be_written_is_told_at_once(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    result = run("demo", "--output-dir", "taken", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "taken" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_names_the_command(tmp_path):
+    result = run("--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "demo" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("static", [False, True], ids=["balanced", "static"])
+def test_demo_writes_its_summary_and_picture(tmp_path, static):
+    words = ["demo", "--iterations", "1", "--output-dir", "out", *(["--static"] if static else [])]
+    result = run(*words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert set(summary) == {"initial", "iterations", "final"}
+    names = {f"{name}{suffix}" for name in METRICS for suffix in ("", "_6")}
+    assert set(summary["initial"]) == set(summary["final"]) == names
+    (row,) = summary["iterations"]
+    assert names | {
+        "temperature",
+        "threshold",
+        "balance_score",
+        "selected",
+        "lucky_share",
+        "probe_completions",
+        "explore_completions",
+        "seconds",
+    } == set(row)
+    assert {name: row[name] for name in names} == summary["final"]
+    # 300 x 16 and a probe of 40 x 16 at six temperatures, one of which counts as exploration; or as many in one.
+    sampled = (0, 8000) if static else (3840, 4800)
+    assert (row["probe_completions"], row["explore_completions"]) == sampled
+    assert 0 < row["selected"] <= (2000 if static else 1200)
+    if static:
+        assert (row["temperature"], row["threshold"]) == (1.0, 0.0)
+    with Image.open(tmp_path / "out" / "curves.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) >= 400
+    table = [line.split() for line in result.stdout.splitlines()]
+    assert ["start", "1"] == [words[0] for words in table if words and words[0] in ("start", "1")]
+    assert f"{row['valid@1']:.3f}" in result.stdout

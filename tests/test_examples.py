@@ -1,0 +1,115 @@
+"""The examples as a user runs them, on real rows, with a policy small enough to train here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SHARED, make_model
+from peft import PeftModel
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers.decoders import Fuse
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ROWS = SHARED / "data" / "gsm8k_train.jsonl"
+
+
+def make_text_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """A token per character of these texts."""
+    letters = sorted(set("".join(texts)) | set("#0123456789 "))
+    words = ["<pad>", "<eos>", "<unk>", *letters]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+
+
+def make_guesser(path: str, rows: list[dict]) -> None:
+    """A policy that writes `#### d` with some digit d: right by luck now and then, as a weak model is."""
+    tokenizer = make_text_tokenizer([row["prompt"] for row in rows])
+    model = make_model(vocab_size=len(tokenizer), max_position_embeddings=1024, initializer_range=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(120):
+        texts = []
+        for row in [rows[(4 * step + place) % len(rows)] for place in range(4)]:
+            digit = int(torch.randint(1, 10, (1,), generator=generator))
+            texts.append((row["prompt"][-60:], f"\n#### {digit}" + tokenizer.eos_token))
+        batch = tokenizer([prompt + answer for prompt, answer in texts], padding=True, return_tensors="pt")
+        length = len(tokenizer(texts[0][1])["input_ids"])
+        labels = torch.full_like(batch["input_ids"], -100)
+        labels[:, -length:] = batch["input_ids"][:, -length:]
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ROWS.exists(), reason="the GSM8K rows lie beside the repository, not in it")
+def test_gsm8k_learns_from_real_rows(tmp_path):
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
+    rows = [row for row in rows if re.fullmatch("[1-9]", row["answer"])][:24]
+    assert len(rows) == 24
+    data = tmp_path / "rows.jsonl"
+    # As the Hub's data set has them: a question, and an answer that is a whole solution.
+    data.write_text("".join(json.dumps({"question": row["prompt"], "answer": row["solution"]}) + "\n" for row in rows))
+    model_path, output_dir = str(tmp_path / "guesser"), tmp_path / "out"
+    make_guesser(model_path, rows)
+    words = [
+        *["--model_name_or_path", model_path, "--dataset_name", str(data), "--output_dir", str(output_dir)],
+        *["--bf16", "false", "--report_to", "none", "--num_generations", "8", "--max_completion_length", "16"],
+        *["--per_device_train_batch_size", "4", "--iteration_steps", "3", "--max_steps", "6", "--logging_steps", "1"],
+        *["--log_completions", "--save_strategy", "steps", "--save_steps", "3", "--lora_target_modules", "all-linear"],
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLES / "gsm8k.py"), *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+
+    state = json.loads((output_dir / "checkpoint-6" / "trainer_state.json").read_text())
+    lines = [line for line in state["log_history"] if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["iteration"] for line in lines] == [0, 0, 0, 1, 1, 1]
+    for line in lines:
+        assert {
+            "balance/score",
+            "balance/temperature",
+            "balance/threshold",
+            "balance/probe_completions",
+        } <= line.keys()
+        assert 0 < line["rewards/AnswerMatch/mean"] < 1
+        assert line["select/samples"] > 0
+
+    import pandas as pd
+
+    tables = [pd.read_parquet(path) for path in sorted((output_dir / "completions").glob("*.parquet"))]
+    assert len(tables) == 2
+    answers = {row["prompt"]: row["answer"] for row in rows}
+    for row in pd.concat(tables).itertuples():
+        said = re.findall(r"#### (\d)$", row.completion.strip())
+        if said:
+            assert row.AnswerMatch == float(said[-1] == answers[row.prompt]), (row.completion, answers[row.prompt])
+        assert row.reason
+    assert pd.concat(tables)["selected"].any()
+
+    base = AutoModelForCausalLM.from_pretrained(model_path)
+    adapted = PeftModel.from_pretrained(base, str(output_dir))
+    lora_b = [item for name, item in adapted.named_parameters() if "lora_B" in name]
+    assert any(item.abs().max() > 0 for item in lora_b)  # zero before training
+    assert AutoTokenizer.from_pretrained(str(output_dir)).eos_token == "<eos>"

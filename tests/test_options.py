@@ -1,0 +1,909 @@
+"""What becomes of each of TRL's own options: honoured, without effect (and said once), or refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import warnings
+
+import pandas as pd
+import pytest
+import torch
+from conftest import (
+    has_digit,
+    make_chat_dataset,
+    make_config,
+    make_dataset,
+    make_model,
+    make_tokenizer,
+    make_trainer,
+)
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Cache,
+    DynamicCache,
+    MixtralConfig,
+    MixtralForCausalLM,
+    StaticCache,
+)
+from trl import GRPOConfig
+
+from bstar_trl import BalanceCallback, BSTaRTrainer, Request
+from bstar_trl.config import WITHOUT_EFFECT, as_bstar_config
+from bstar_trl.errors import DatasetError, UnsupportedOptionError
+
+DEFAULTS = {item.name: item.default for item in dataclasses.fields(GRPOConfig)}
+FIELDS = set(DEFAULTS)
+
+# Every option that works as in TRL, with a value that is not its default.
+HONOURED = {
+    # the run
+    "output_dir": "somewhere",
+    "per_device_train_batch_size": 16,
+    "gradient_accumulation_steps": 2,
+    "num_train_epochs": 2.0,
+    "max_steps": 7,
+    "seed": 3,
+    "remove_unused_columns": True,
+    "shuffle_dataset": False,
+    "disable_tqdm": True,
+    "do_train": True,
+    "do_eval": True,
+    "do_predict": True,
+    "resume_from_checkpoint": "somewhere",
+    "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
+    "debug": "underflow_overflow",
+    "skip_memory_metrics": False,
+    # the optimizer and its schedule
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "lr_scheduler_kwargs": {"num_cycles": 2},
+    "warmup_steps": 3,
+    "optim": "sgd",
+    "optim_args": "momentum=0.9",
+    "optim_target_modules": ["q_proj"],
+    "weight_decay": 0.1,
+    "adam_beta1": 0.8,
+    "adam_beta2": 0.9,
+    "adam_epsilon": 1e-6,
+    "max_grad_norm": 0.5,
+    "neftune_noise_alpha": 5.0,
+    # the model
+    "model_init_kwargs": {"dtype": "float32"},
+    "trust_remote_code": True,
+    "router_aux_loss_coef": 0.1,
+    "disable_dropout": True,
+    "cast_lm_head_to_fp32": True,
+    "bf16": True,
+    "use_cpu": True,
+    "use_cache": True,
+    "activation_checkpointing": False,
+    "activation_checkpointing_kwargs": {"use_reentrant": True},
+    "gradient_checkpointing": False,
+    "gradient_checkpointing_kwargs": {"use_reentrant": True},
+    "torch_compile_backend": "eager",
+    "torch_compile": True,
+    "torch_compile_mode": "default",
+    "torch_empty_cache_steps": 2,
+    "pad_to_multiple_of": 8,
+    # generation
+    "num_generations": 4,
+    "num_generations_eval": 2,
+    "max_completion_length": 5,
+    "temperature": 0.7,
+    "top_p": 0.5,
+    "top_k": 5,
+    "min_p": 0.1,
+    "repetition_penalty": 1.2,
+    "generation_kwargs": {"stop_strings": ["."]},
+    "chat_template_kwargs": {"enable_thinking": False},
+    "cache_implementation": "static",
+    "ds3_gather_for_generation": False,
+    "vllm_mode": "server",
+    "vllm_model_impl": "transformers",
+    "vllm_enable_sleep_mode": True,
+    "vllm_structured_outputs_regex": "[0-9]+",
+    "vllm_server_base_url": "http://localhost:8001",
+    "vllm_server_host": "localhost",
+    "vllm_server_port": 8001,
+    "vllm_server_timeout": 10.0,
+    "vllm_group_port": 51217,
+    "vllm_gpu_memory_utilization": 0.2,
+    "vllm_max_model_length": 512,
+    "vllm_tensor_parallel_size": 2,
+    # rewards
+    "reward_weights": [0.5],
+    "per_device_eval_batch_size": 2,
+    # logs
+    "logging_strategy": "epoch",
+    "logging_steps": 3,
+    "logging_first_step": True,
+    "logging_nan_inf_filter": False,
+    "include_num_input_tokens_seen": "all",
+    "log_completions": True,
+    "num_completions_to_print": 2,
+    "log_unique_prompts": True,
+    "log_level": "error",
+    "log_level_replica": "error",
+    "log_on_each_node": False,
+    "report_to": ["wandb"],
+    "run_name": "mine",
+    "project": "mine",
+    "trackio_space_id": "me/space",
+    "trackio_bucket_id": "me/bucket",
+    "trackio_static_space_id": "me/static",
+    # evaluation
+    "eval_strategy": "epoch",
+    "eval_steps": 4,
+    "eval_delay": 2,
+    "eval_on_start": True,
+    "metric_for_best_model": "eval_reward",
+    "greater_is_better": False,
+    # checkpoints and the hub
+    "save_strategy": "epoch",
+    "save_steps": 4,
+    "save_total_limit": 2,
+    "save_only_model": True,
+    "save_on_each_node": True,
+    "enable_jit_checkpoint": True,
+    "restore_callback_states_from_checkpoint": True,
+    "push_to_hub": True,
+    "hub_model_id": "me/model",
+    "hub_token": "token",
+    "hub_private_repo": True,
+    "hub_strategy": "end",
+    "hub_always_push": True,
+    "hub_revision": "branch",
+}
+# Honoured by the parents alone, and only where the machine, a launcher or a service is there.
+ELSEWHERE = {
+    "use_vllm",
+    "use_liger_kernel",
+    "liger_kernel_config",
+    "log_completions_hub_repo",
+    "load_best_model_at_end",
+    "generation_batch_size",
+    "steps_per_generation",
+    "fp16",
+    "tf32",
+    "full_determinism",
+    "local_rank",
+    "deepspeed",
+    "fsdp",
+    "fsdp_config",
+    "ddp_backend",
+    "ddp_broadcast_buffers",
+    "ddp_bucket_cap_mb",
+    "ddp_find_unused_parameters",
+    "ddp_static_graph",
+    "ddp_timeout",
+}
+REFUSED = {"auto_find_batch_size", "parallelism_config"}
+
+# A value for each option without effect.
+IDLE = {
+    "beta": 0.1,
+    "loss_type": "grpo",
+    "epsilon": 0.1,
+    "epsilon_high": 0.3,
+    "delta": 2.0,
+    "num_iterations": 2,
+    "scale_rewards": "batch",
+    "multi_objective_aggregation": "normalize_then_sum",
+    "importance_sampling_level": "sequence",
+    "sapo_temperature_neg": 0.5,
+    "sapo_temperature_pos": 0.5,
+    "vespo_k_pos": 1.0,
+    "vespo_lambda_pos": 1.0,
+    "vespo_k_neg": 1.0,
+    "vespo_lambda_neg": 1.0,
+    "mask_truncated_completions": True,
+    "sync_ref_model": True,
+    "ref_model_mixup_alpha": 0.5,
+    "ref_model_sync_steps": 2,
+    "top_entropy_quantile": 0.2,
+    "entropy_coef": 0.1,
+    "use_adaptive_entropy": True,
+    "entropy_coef_min": 0.01,
+    "entropy_coef_max": 0.5,
+    "entropy_coef_delta": 0.1,
+    "entropy_target": 0.5,
+    "off_policy_mask_threshold": 0.5,
+    "use_bias_correction_kl": False,
+    "vllm_importance_sampling_correction": False,
+    "vllm_importance_sampling_mode": "token_mask",
+    "vllm_importance_sampling_clip_max": 2.0,
+    "vllm_importance_sampling_clip_min": 0.1,
+    "vllm_importance_sampling_cap": 2.0,
+    "use_transformers_continuous_batching": True,
+    "use_transformers_paged": True,
+    "transformers_continuous_batching_config": {"max_memory_percent": 0.3},
+    "max_tool_calling_iterations": 3,
+    "log_multimodal": False,
+    "dataloader_drop_last": True,
+    "dataloader_in_order": False,
+    "dataloader_multiprocessing_context": "spawn",
+    "dataloader_num_workers": 2,
+    "dataloader_persistent_workers": True,
+    "dataloader_pin_memory": False,
+    "dataloader_prefetch_factor": 3,
+    "data_seed": 5,
+    "train_sampling_strategy": "sequential",
+    "length_column_name": "answer",
+    "ignore_data_skip": True,
+    "average_tokens_across_devices": False,
+    "label_names": ["answer"],
+    "label_smoothing_factor": 0.1,
+    "prediction_loss_only": True,
+    "bf16_full_eval": True,
+    "fp16_full_eval": True,
+    "batch_eval_metrics": True,
+    "eval_accumulation_steps": 1,
+    "eval_do_concat_batches": False,
+    "eval_use_gather_object": True,
+    "include_for_metrics": ["loss"],
+}
+# What the parent accepts only together.
+TOGETHER = {
+    "dataloader_prefetch_factor": {"dataloader_num_workers": 2},
+    "bf16": {"use_cpu": True},
+    "bf16_full_eval": {"use_cpu": True},
+    "num_generations": {"per_device_train_batch_size": 4},
+    "num_generations_eval": {"per_device_eval_batch_size": 2},
+}
+
+
+class Recorder(BSTaRTrainer):
+    """Keeps the shapes of the micro-batches."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.widths = []
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        self.widths.append((inputs["input_ids"].shape[1], inputs["completion_mask"].shape[1]))
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def weights_of(trainer):
+    return {name: item.detach().clone() for name, item in trainer.model.named_parameters()}
+
+
+def same(one, other):
+    return all(torch.equal(item, other[name]) for name, item in one.items())
+
+
+def sample(trainer, temperature=1.0, n=6, queries=range(5)):
+    """Responses of the first few queries."""
+    return list(trainer.generate_responses([Request(tuple(queries), temperature, n, 0)]))
+
+
+def tokens_of(completions):
+    return [list(item.token_ids) for item in completions]
+
+
+def said_without_effect(record):
+    """The one warning about options without effect."""
+    (said,) = [str(item.message) for item in record if "have no effect on BSTaRTrainer" in str(item.message)]
+    return said.rsplit(": ", 1)[1].split(", ")
+
+
+# ---------------------------------------------------------------------- the table
+
+
+def test_every_option_has_its_row():
+    rows = [set(HONOURED), ELSEWHERE, set(WITHOUT_EFFECT), REFUSED]
+    assert set.union(*rows) >= FIELDS, f"new options of TRL: {sorted(FIELDS - set.union(*rows))}"
+    assert sum(map(len, rows)) == len(set.union(*rows))
+    assert set(IDLE) == set(WITHOUT_EFFECT)
+
+
+def test_nothing_is_said_of_the_defaults(tmp_path, model_path):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="these options")
+        make_trainer(tmp_path, model_path)
+
+
+@pytest.mark.parametrize("name", sorted(set(HONOURED) & FIELDS))
+def test_an_honoured_option_survives_the_change_of_class(name):
+    """From a script's `GRPOConfig`, through ours, to what the parent is built with."""
+    args = GRPOConfig(
+        **{"output_dir": "out", "bf16": False, "report_to": "none", name: HONOURED[name]}, **TOGETHER.get(name, {})
+    )
+    ours = as_bstar_config(args, "model")
+    value = getattr(args, name)
+    assert value != DEFAULTS[name]
+    assert getattr(ours, name) == value
+    assert name not in ours.ineffective_options()
+    with ours.as_parent_sees_it():
+        assert getattr(ours, name) == value or name == "temperature"
+    assert getattr(ours, name) == value
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, model_path):
+    """Weights after three steps with every option at its default."""
+    trainer = make_trainer(tmp_path_factory.mktemp("undisturbed"), model_path, max_steps=3)
+    trainer.train()
+    return weights_of(trainer)
+
+
+@pytest.mark.parametrize("name", sorted(set(IDLE) & FIELDS))
+def test_an_option_without_effect_is_named_once_and_changes_nothing(tmp_path, model_path, undisturbed, name):
+    with pytest.warns(UserWarning, match="have no effect on BSTaRTrainer") as record:
+        trainer = make_trainer(tmp_path, model_path, max_steps=3, **{name: IDLE[name]}, **TOGETHER.get(name, {}))
+    assert name in said_without_effect(record)
+    assert getattr(trainer.args, name) == IDLE[name]  # shown as the user set it
+    assert trainer.ref_model is None
+    trainer.train()
+    assert same(weights_of(trainer), undisturbed)
+
+
+def test_options_without_effect_share_one_warning(tmp_path, model_path):
+    given = {"beta": 0.1, "loss_type": "grpo", "generation_kwargs": {"temperature": 0.5, "do_sample": False}}
+    with pytest.warns(UserWarning, match="have no effect on BSTaRTrainer") as record:
+        make_trainer(tmp_path, model_path, **given)
+    said = said_without_effect(record)
+    assert said == ["beta", "loss_type", "generation_kwargs['temperature']", "generation_kwargs['do_sample']"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"auto_find_batch_size": True}, ValueError, "auto_find_batch_size is not supported"),
+        ({"tools": [has_digit]}, UnsupportedOptionError, "tools is not supported"),
+        ({"rollout_func": has_digit}, UnsupportedOptionError, "rollout_func is not supported"),
+        ({"environment_factory": object}, UnsupportedOptionError, "environment_factory is not supported"),
+        (
+            {"train_dataset": Dataset.from_dict({"prompt": ["1+1="], "image": ["a.png"]})},
+            UnsupportedOptionError,
+            "dataset column 'image'",
+        ),
+        (
+            {"train_dataset": Dataset.from_dict({"prompt": ["1+1="], "images": [["a.png"]]})},
+            UnsupportedOptionError,
+            "dataset column 'images'",
+        ),
+    ],
+    ids=["auto_find_batch_size", "tools", "rollout_func", "environment_factory", "image", "images"],
+)
+def test_refused(tmp_path, model_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        make_trainer(tmp_path, model_path, **changes)
+
+
+def test_sequence_parallelism_is_refused(tmp_path, model_path):
+    from accelerate.parallelism_config import ParallelismConfig
+
+    with pytest.raises(ValueError, match="sequence-dim parallelism"):
+        make_trainer(tmp_path, model_path, parallelism_config=ParallelismConfig(cp_size=2))
+
+
+@pytest.mark.parametrize(
+    ("module", "changes"),
+    [("vllm", {"use_vllm": True}), ("liger_kernel", {"use_liger_kernel": True})],
+    ids=["use_vllm", "use_liger_kernel"],
+)
+def test_an_optional_package_that_is_missing_is_named(tmp_path, model_path, module, changes):
+    if importlib.util.find_spec(module):
+        pytest.skip(f"{module} is installed: it has tests of its own")
+    with pytest.raises(ImportError, match=r"(?i)" + module.replace("_", ".")):
+        make_trainer(tmp_path, model_path, max_steps=1, **changes).train()
+
+
+def test_quantization(tmp_path, model_path):
+    pytest.importorskip("bitsandbytes", reason="quantised weights need bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        quantization_config=BitsAndBytesConfig(load_in_8bit=True),
+        peft_config=LoraConfig(task_type="CAUSAL_LM"),
+        max_steps=3,
+    )
+    assert trainer.model.is_loaded_in_8bit
+    trainer.train()
+
+
+# ---------------------------------------------------------------------- generation
+
+
+@pytest.mark.parametrize(
+    "changes", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"generation_kwargs": {"top_k": 1}}]
+)
+def test_one_token_to_choose_from_is_greedy(tmp_path, model_path, changes):
+    free = sample(make_trainer(tmp_path, model_path))
+    trainer = make_trainer(tmp_path, model_path, **changes)
+    greedy = {item.query_id: list(item.token_ids) for item in sample(trainer, temperature=0.0, n=1)}
+    assert all(list(item.token_ids) == greedy[item.query_id] for item in sample(trainer))
+    assert any(list(item.token_ids) != greedy[item.query_id] for item in free)
+
+
+def test_repetition_penalty(tmp_path, model_path):
+    def repeats(penalty):
+        trainer = make_trainer(tmp_path, model_path, repetition_penalty=penalty)
+        return sum(len(tokens) - len(set(tokens)) for tokens in tokens_of(sample(trainer)))
+
+    assert repeats(100.0) < repeats(1.0) / 2
+
+
+@pytest.mark.parametrize("changes", [{"max_completion_length": 3}, {"generation_kwargs": {"max_new_tokens": 3}}])
+def test_completion_length(tmp_path, model_path, changes):
+    completions = sample(make_trainer(tmp_path, model_path, **changes))
+    assert max(len(item.token_ids) for item in completions) == 3
+    assert {item.finish_reason for item in completions if item.token_ids[-1] != 1} == {"length"}
+    assert {item.finish_reason for item in completions if item.token_ids[-1] == 1} == {"stop"}
+
+
+@pytest.mark.parametrize("stop", ["1", ["1", "+"]])
+def test_stop_strings_end_a_response(tmp_path, model_path, stop):
+    completions = sample(make_trainer(tmp_path, model_path, generation_kwargs={"stop_strings": stop}), n=20)
+    stopped = [item for item in completions if item.text and item.text[-1] in stop]
+    assert stopped
+    assert all(item.finish_reason == "stop" and item.token_ids[-1] == 1 for item in stopped)
+    assert not any(letter in item.text[:-1] for item in completions for letter in stop)
+
+
+def test_another_end_token(tmp_path, model_path):
+    one = make_tokenizer().convert_tokens_to_ids("1")
+    trainer = make_trainer(tmp_path, model_path, generation_kwargs={"eos_token_id": [1, one]})
+    completions = sample(trainer, n=20)
+    ended = [item for item in completions if item.token_ids[-1] == one]
+    assert ended
+    assert {item.finish_reason for item in ended} == {"stop"}
+    assert not any(one in item.token_ids[:-1] for item in completions)
+
+
+def test_suppressed_tokens_never_come(tmp_path, model_path):
+    banned = make_tokenizer().convert_tokens_to_ids(list("01234"))
+    assert any(set(tokens) & set(banned) for tokens in tokens_of(sample(make_trainer(tmp_path, model_path))))
+    trainer = make_trainer(tmp_path, model_path, generation_kwargs={"suppress_tokens": banned})
+    assert not any(set(tokens) & set(banned) for tokens in tokens_of(sample(trainer)))
+
+
+def test_beam_sampling(tmp_path, model_path):
+    """Each row's beams share its temperature: near 0, two beams find what one greedy search does or better."""
+    trainer = make_trainer(tmp_path, model_path, generation_kwargs={"num_beams": 2, "length_penalty": -0.1})
+    requests = [Request((0, 1), 1.3, 3, 0), Request((2,), 1e-3, 3, 0)]
+    completions = list(trainer.generate_responses(requests))
+    assert len(completions) == 9
+    assert len({tuple(item.token_ids) for item in completions if item.query_id == 2}) == 1
+    assert len({tuple(item.token_ids) for item in completions if item.query_id < 2}) > 2
+    trainer.train()
+    assert trainer.state.log_history[-1]["train_loss"] > 0
+
+
+@pytest.mark.parametrize("implementation", ["static", "dynamic"])
+def test_cache_implementation(tmp_path, model_path, implementation):
+    trainer = make_trainer(tmp_path, model_path, cache_implementation=implementation)
+    caches = set()
+    hook = trainer.model.register_forward_pre_hook(
+        lambda module, args, kwargs: caches.update(type(item) for item in kwargs.values() if isinstance(item, Cache)),
+        with_kwargs=True,
+    )
+    sample(trainer, n=1, queries=[0])
+    hook.remove()
+    assert caches == {StaticCache if implementation == "static" else DynamicCache}
+
+
+def test_chat_template_kwargs_reach_policy_and_reward_model(tmp_path, model_path, reward_model_path):
+    tokenizer, reader = make_tokenizer(), make_tokenizer()
+    for item in (tokenizer, reader):
+        item.chat_template = "{{ mark }}" + item.chat_template
+    read = []
+    reward = AutoModelForSequenceClassification.from_pretrained(reward_model_path, num_labels=1)
+    reward.register_forward_pre_hook(
+        lambda module, args, kwargs: read.extend(reader.batch_decode(kwargs["input_ids"])), with_kwargs=True
+    )
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        processing_class=tokenizer,
+        reward_funcs=reward,
+        reward_processing_classes=reader,
+        train_dataset=make_chat_dataset(),
+        chat_template_kwargs={"mark": "abc"},
+        max_steps=1,
+    )
+    completions = sample(trainer)
+    assert all(tokenizer.decode(item.prompt_ids).startswith("abc") for item in completions)
+    trainer.train()
+    assert len(read) == 51
+    assert all(text.startswith("abc") for text in read)
+
+
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [
+        ({"generation_chunk_size": 6}, 6),
+        ({"steps_per_generation": 3}, 9),
+        ({"generation_batch_size": 12}, 12),
+        ({}, 51),  # all of the exploration: 128 fit
+    ],
+)
+def test_completions_in_flight(tmp_path, model_path, changes, most):
+    trainer = make_trainer(tmp_path, model_path, callbacks=[BalanceCallback(1.0)], max_steps=1, **changes)
+    rows = set()
+    generate = trainer.model.generate
+
+    def counted(input_ids, **kwargs):
+        rows.add(len(input_ids))
+        return generate(input_ids=input_ids, **kwargs)
+
+    trainer.model.generate = counted
+    trainer.train()
+    assert max(rows) == most
+
+
+def test_temperature_is_that_of_evaluation_and_of_a_static_run(tmp_path, model_path):
+    settings = {"temperature": 1e-4, "eval_dataset": make_dataset(6), "max_steps": 1}
+    trainer = make_trainer(tmp_path, model_path, callbacks=[BalanceCallback(None)], **settings)
+    cold = trainer.evaluate()
+    assert cold["eval_pass@1"] == cold["eval_greedy_pass@1"] == cold["eval_pass@3"]
+    hot = make_trainer(tmp_path, model_path, **settings | {"temperature": 1.2}).evaluate()
+    assert hot["eval_pass@1"] != hot["eval_greedy_pass@1"]
+    trainer.train()
+    assert trainer.state.log_history[-1]["explore/temperature"] == 1e-4
+    assert trainer.args.temperature == 1e-4
+
+
+# ---------------------------------------------------------------------- optimization
+
+
+def test_optimizer_options(tmp_path, model_path):
+    trainer = make_trainer(
+        tmp_path, model_path, learning_rate=3e-3, weight_decay=0.2, adam_beta1=0.8, adam_beta2=0.95, adam_epsilon=1e-6
+    )
+    group = trainer.create_optimizer().param_groups[0]
+    assert (group["lr"], group["weight_decay"], group["betas"], group["eps"]) == (3e-3, 0.2, (0.8, 0.95), 1e-6)
+    assert isinstance(make_trainer(tmp_path, model_path, optim="sgd").create_optimizer(), torch.optim.SGD)
+
+
+def test_schedule_options(tmp_path, model_path):
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        learning_rate=0.01,
+        lr_scheduler_type="linear",
+        warmup_steps=2,
+        max_steps=6,
+        logging_steps=1,
+    )
+    trainer.train()
+    rates = [line["learning_rate"] for line in trainer.state.log_history if "loss" in line]
+    assert rates == pytest.approx([0, 0.005, 0.01, 0.0075, 0.005, 0.0025])
+
+
+def test_reduce_on_plateau_follows_pass_at_1(tmp_path, model_path):
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        reward_funcs=lambda completions, **kwargs: [1.0] * len(completions),  # never better than at first
+        lr_scheduler_type="reduce_lr_on_plateau",
+        lr_scheduler_kwargs={"patience": 0, "factor": 0.5, "mode": "max"},
+        eval_dataset=make_dataset(2),
+        eval_strategy="steps",
+        eval_steps=1,
+        max_steps=4,
+        logging_steps=1,
+    )
+    trainer.train()
+    rates = [line["learning_rate"] for line in trainer.state.log_history if "loss" in line]
+    assert rates[0] == 0.01
+    assert rates[-1] < 0.01
+
+
+def test_gradients_are_clipped(tmp_path, model_path):
+    """Plain gradient descent with rate 1 moves the weights by the gradient, which is no longer than the limit."""
+    settings = {"optim": "sgd", "learning_rate": 1.0, "max_steps": 1, "max_grad_norm": 1e-3}
+    trainer = make_trainer(tmp_path, model_path, **settings)
+    before = weights_of(trainer)
+    trainer.train()
+    moved = torch.cat([(item - before[name]).flatten() for name, item in weights_of(trainer).items()]).norm()
+    assert moved.item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_gives_the_same_weights(tmp_path, model_path, reentrant):
+    trained = []
+    for enabled in (False, True):
+        trainer = make_trainer(
+            tmp_path,
+            model_path,
+            gradient_checkpointing=enabled,
+            gradient_checkpointing_kwargs={"use_reentrant": reentrant},
+            gradient_accumulation_steps=2,
+            optim="sgd",
+            max_steps=3,
+        )
+        calls = []
+        trainer.model.model.layers[0].mlp.register_forward_pre_hook(
+            lambda module, args, calls=calls: calls.append(1) if module.training else None
+        )
+        trainer.train()
+        trained.append((weights_of(trainer), len(calls)))
+    (plain, once), (checkpointed, twice) = trained
+    assert (once, twice) == (6, 12)  # six micro-batches, each layer computed once more in the backward pass
+    for name, item in plain.items():
+        torch.testing.assert_close(checkpointed[name], item, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"neftune_noise_alpha": 50.0}, {"seed": 7}, {"shuffle_dataset": False}])
+def test_options_that_change_what_is_learned(tmp_path, model_path, undisturbed, changes):
+    trainer = make_trainer(tmp_path, model_path, max_steps=3, **changes)
+    trainer.train()
+    assert not same(weights_of(trainer), undisturbed)
+
+
+# ---------------------------------------------------------------------- the model
+
+
+def test_mixed_precision(tmp_path, model_path, undisturbed):
+    trainer = make_trainer(tmp_path, model_path, max_steps=3, bf16=True, use_cpu=True)
+    trainer.train()
+    assert not same(weights_of(trainer), undisturbed)
+    assert {item.dtype for item in trainer.model.parameters()} == {torch.float32}
+
+
+def test_model_init_kwargs(tmp_path, model_path):
+    trainer = make_trainer(tmp_path, model_path, max_steps=3, model_init_kwargs={"dtype": "bfloat16"})
+    before = weights_of(trainer)
+    trainer.train()
+    assert {item.dtype for item in trainer.model.parameters()} == {torch.bfloat16}
+    assert not any(torch.equal(item, before[name]) for name, item in weights_of(trainer).items() if "proj" in name)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_head_in_full_precision(tmp_path, tied):
+    make_model(tie_word_embeddings=tied).save_pretrained(tmp_path / "tiny")
+    make_tokenizer().save_pretrained(tmp_path / "tiny")
+    trainer = make_trainer(
+        tmp_path / "out",
+        str(tmp_path / "tiny"),
+        model_init_kwargs={"dtype": "bfloat16"},
+        cast_lm_head_to_fp32=True,
+        max_steps=3,
+    )
+    before = weights_of(trainer)
+    trainer.train()
+    assert trainer.model.lm_head.weight.dtype == torch.float32
+    assert trainer.model.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    name = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    assert not torch.equal(weights_of(trainer)[name], before[name])
+
+
+def test_dropout_can_be_disabled(tmp_path, model_path):
+    lora = LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.5, init_lora_weights=False)
+    for disabled, expected in ((False, {0.5}), (True, {0.0})):
+        trainer = make_trainer(
+            tmp_path,
+            AutoModelForCausalLM.from_pretrained(model_path),
+            peft_config=lora,
+            disable_dropout=disabled,
+            max_steps=1,
+        )
+        trainer.train()
+        assert {module.p for module in trainer.model.modules() if isinstance(module, torch.nn.Dropout)} == expected
+
+
+def test_router_loss_of_a_mixture_of_experts(tmp_path, model_path):
+    settings = make_config().to_dict()
+    sizes = {name: settings[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "initializer_range")}
+    config = MixtralConfig(
+        **sizes,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    torch.manual_seed(0)
+    MixtralForCausalLM(config).float().save_pretrained(tmp_path / "tiny")
+    make_tokenizer().save_pretrained(tmp_path / "tiny")
+    losses = []
+    for coefficient in (0.0, 1.0):
+        trainer = make_trainer(
+            tmp_path / "out",
+            str(tmp_path / "tiny"),
+            router_aux_loss_coef=coefficient,
+            gradient_accumulation_steps=2,
+            max_steps=1,
+            logging_steps=1,
+        )
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    # The load-balancing loss of two experts out of four is 2 where all are used alike, and not far from it here.
+    assert 1.5 < losses[1] - losses[0] < 4
+    with pytest.raises(ValueError, match="not a Mixture-of-Experts model"):
+        make_trainer(tmp_path, model_path, router_aux_loss_coef=0.1)
+
+
+@pytest.mark.slow
+def test_compiled_model(tmp_path, model_path):
+    trainer = make_trainer(tmp_path, model_path, torch_compile=True, torch_compile_backend="eager", max_steps=2)
+    before = weights_of(trainer)
+    trainer.train()
+    assert not same(weights_of(trainer), before)
+
+
+@pytest.mark.skipif("pad_to_multiple_of" not in FIELDS, reason="this TRL pads to the longest")
+def test_pad_to_multiple_of(tmp_path, model_path, undisturbed):
+    trainer = make_trainer(tmp_path, model_path, trainer=Recorder, pad_to_multiple_of=8, max_steps=3)
+    trainer.train()
+    assert {width % 8 for widths in trainer.widths for width in widths} == {0}
+    for name, item in weights_of(trainer).items():
+        torch.testing.assert_close(item, undisturbed[name], rtol=1e-3, atol=1e-4)
+
+
+# ---------------------------------------------------------------------- rewards and datasets
+
+
+def test_reward_models_read_batches_of_the_evaluation_size(tmp_path, model_path, reward_model_path):
+    reward = AutoModelForSequenceClassification.from_pretrained(reward_model_path, num_labels=1)
+    rows = []
+    reward.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    trainer = make_trainer(tmp_path, model_path, reward_funcs=reward, per_device_eval_batch_size=5, max_steps=1)
+    trainer.train()
+    assert max(rows) == 5
+
+
+def test_unused_columns_can_be_removed(tmp_path, model_path):
+    seen = []
+
+    def curious(completions, **kwargs):
+        seen.append("answer" in kwargs)
+        return has_digit(completions)
+
+    def needy(completions, answer, **kwargs):
+        return has_digit(completions)
+
+    for remove in (False, True):
+        trainer = make_trainer(tmp_path, model_path, reward_funcs=curious, remove_unused_columns=remove, max_steps=1)
+        trainer.train()
+        assert seen.pop() is not remove
+    with pytest.raises(DatasetError, match=r"'needy' needs .* answer, which remove_unused_columns=True takes away"):
+        make_trainer(tmp_path, model_path, reward_funcs=needy, remove_unused_columns=True)
+
+
+# ---------------------------------------------------------------------- logs, evaluation, checkpoints
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"logging_steps": 4}, [4, 8, 9, 12, 16, 18]),  # the last step of each iteration is always there
+        ({"logging_steps": 4, "logging_first_step": True}, [1, 4, 8, 9, 12, 16, 18]),
+        ({"logging_steps": 0.5}, [9, 18]),
+        ({"logging_strategy": "epoch"}, [9, 18]),
+        ({"logging_strategy": "no"}, []),
+    ],
+)
+def test_logging_strategy(tmp_path, model_path, changes, steps):
+    trainer = make_trainer(tmp_path, model_path, num_train_epochs=2, **changes)
+    trainer.train()
+    assert [line["step"] for line in trainer.state.log_history if "loss" in line] == steps
+
+
+def test_completions_are_printed_and_saved(tmp_path, model_path, capsys):
+    make_trainer(
+        tmp_path, model_path, num_train_epochs=2, log_completions=True, num_completions_to_print=2, logging_steps=5
+    ).train()
+    files = sorted((tmp_path / "completions").iterdir())
+    assert [file.name for file in files] == ["completions_00005.parquet", "completions_00010.parquet"]
+    table = pd.read_parquet(files[0])
+    assert {"step", "prompt", "completion", "reward", "has_digit", "selected"} <= set(table.columns)
+    assert list(table["has_digit"]) == has_digit(list(table["completion"]))
+    printed = capsys.readouterr().out
+    assert printed.count("Step 5") == printed.count("Step 10") == 1
+    boxes = printed.split("Step 10")[0].count("├")
+    assert boxes == 1  # two rows, one line between them
+
+
+def test_only_unique_prompts_are_sent(tmp_path, model_path, monkeypatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    sent = []
+    monkeypatch.setattr(wandb, "Table", lambda dataframe: sent.append(dataframe))
+    for unique in (False, True):
+        make_trainer(
+            tmp_path, model_path, report_to="wandb", log_completions=True, log_unique_prompts=unique, max_steps=1
+        ).train()
+    everything, unique = sent
+    assert len(everything) == 51
+    assert list(unique["prompt"]) == list(dict.fromkeys(everything["prompt"]))
+
+
+def test_input_tokens_are_logged(tmp_path, model_path):
+    trainer = make_trainer(tmp_path, model_path, include_num_input_tokens_seen="all", max_steps=1)
+    trainer.train()
+    last = trainer.state.log_history[-1]
+    assert last["num_tokens"] > 0
+    assert trainer.state.num_input_tokens_seen == last["num_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"eval_strategy": "steps", "eval_steps": 4}, [4, 8]),
+        ({"eval_strategy": "steps", "eval_steps": 4, "eval_on_start": True}, [0, 4, 8]),
+        ({"eval_strategy": "steps", "eval_steps": 4, "eval_delay": 5}, [8]),
+        ({"eval_strategy": "epoch"}, [8]),
+        ({}, []),
+    ],
+)
+def test_evaluation_strategy(tmp_path, model_path, changes, steps):
+    trainer = make_trainer(tmp_path, model_path, max_steps=8, eval_dataset=make_dataset(2), **changes)
+    trainer.train()
+    assert [line["step"] for line in trainer.state.log_history if "eval_pass@1" in line] == steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, {"eval_pass@3"}),
+        ({"num_generations_eval": 1}, set()),
+        ({"num_generations_eval": 6}, {"eval_pass@6", "eval_pass@6-4"}),
+    ],
+)
+def test_samples_of_an_evaluation(tmp_path, model_path, changes, names):
+    figures = make_trainer(tmp_path, model_path, eval_dataset=make_dataset(2), **changes).evaluate()
+    assert {name for name in figures if name.startswith("eval_pass@")} == names | {"eval_pass@1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"save_strategy": "steps", "save_steps": 3}, {"checkpoint-3", "checkpoint-6", "checkpoint-9"}),
+        ({"save_strategy": "steps", "save_steps": 3, "save_total_limit": 1}, {"checkpoint-9"}),
+        ({"save_strategy": "epoch"}, {"checkpoint-9"}),
+        ({"save_strategy": "no"}, set()),
+    ],
+)
+def test_save_strategy(tmp_path, model_path, changes, kept):
+    make_trainer(tmp_path, model_path, num_train_epochs=1, **changes).train()
+    assert {item.name for item in tmp_path.glob("checkpoint-*")} == kept
+
+
+def test_only_the_best_is_saved(tmp_path, model_path):
+    """`save_strategy="best"` compares pass@1, which nothing but a better one replaces."""
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        save_strategy="best",
+        eval_strategy="steps",
+        eval_steps=3,
+        eval_dataset=make_dataset(4),
+        num_train_epochs=2,
+    )
+    trainer.train()
+    scores, best = {}, []
+    for line in trainer.state.log_history:
+        if "eval_pass@1" in line:
+            if line["eval_pass@1"] > max(scores.values(), default=-1):
+                best.append(f"checkpoint-{line['step']}")
+            scores[line["step"]] = line["eval_pass@1"]
+    assert {item.name for item in tmp_path.glob("checkpoint-*")} == set(best)
+
+
+def test_only_the_model_is_saved(tmp_path, model_path):
+    make_trainer(tmp_path, model_path, max_steps=3, save_strategy="steps", save_steps=3, save_only_model=True).train()
+    names = {item.name for item in (tmp_path / "checkpoint-3").iterdir()}
+    assert "model.safetensors" in names
+    assert "optimizer.pt" not in names
+
+
+def test_the_hub_is_asked_for_a_place_for_completions(tmp_path, model_path):
+    """No network here: what shows is that it was asked."""
+    with pytest.raises(Exception, match=r"(?i)offline"):
+        make_trainer(tmp_path, model_path, log_completions=True, log_completions_hub_repo="me/completions")
+    with pytest.raises(ValueError, match="log_completions is False"):
+        make_trainer(tmp_path, model_path, log_completions_hub_repo="me/completions")
