@@ -38,6 +38,11 @@ def children() -> set[int]:
     return found
 
 
+def cpu_seconds(pid: int) -> float:
+    stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def gone(pid: int, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -61,7 +66,7 @@ def pool():
 
 @pytest.mark.parametrize(("gold", "answer"), HANGS)
 def test_a_comparison_that_hangs_costs_its_limit_and_the_others_go_on(gold, answer):
-    comparer = AnswerComparer(time_limit=1.0, workers=1)
+    comparer = AnswerComparer(time_limit=2.0, workers=1)
     responses = [r"\boxed{1 + x}", rf"\boxed{{{answer}}}", r"\boxed{x + 2}", r"\boxed{x + 1}"]
     verdicts = []
 
@@ -73,7 +78,7 @@ def test_a_comparison_that_hangs_costs_its_limit_and_the_others_go_on(gold, answ
     thread.start()
     thread.join(60)
     assert not thread.is_alive()
-    assert time.monotonic() - started >= 1.0
+    assert time.monotonic() - started >= 2.0
     assert [verdict.correct for verdict in verdicts] == [True, False, False, True]
     assert verdicts[1].reason == "comparison timed out"
     comparer.close()
@@ -146,9 +151,10 @@ def test_a_worker_that_dies_twice_is_the_responses_fault(pool):
     thread = threading.Thread(target=lambda: results.extend(pool.compare([("5", "9^{9^{9}}")])))
     thread.start()
     while thread.is_alive():
-        time.sleep(1.0)
+        time.sleep(0.1)
         for pid in children():
-            os.kill(pid, signal.SIGKILL)
+            if cpu_seconds(pid) > 3:  # well past its start
+                os.kill(pid, signal.SIGKILL)
     assert results == ["crashed"]
 
 
@@ -218,8 +224,6 @@ import time
 from bstar_trl.rewards import AnswerMatch
 print("main runs", flush=True)
 reward = AnswerMatch(workers=1, time_limit={limit})
-if {hang}:
-    print(reward([""], ["#### 9^{{9^{{9^{{9}}}}}}"], answer=["5"]))
 print(reward([""], [r"\\boxed{{1+x}}"], answer=["x+1"]), "torch" in sys.modules)
 (worker,) = reward._comparer.pool._alive
 print(worker._process.pid, "torch" in open(f"/proc/{{worker._process.pid}}/maps").read(), flush=True)
@@ -229,7 +233,7 @@ if {wait}:
 
 
 def test_a_script_without_a_main_guard_works_and_leaves_nothing():
-    script = SCRIPT.format(source=SOURCE, limit=5, hang=False, wait=False)
+    script = SCRIPT.format(source=SOURCE, limit=5, wait=False)
     done = subprocess.run([sys.executable, "-I", "-"], input=script, capture_output=True, text=True, timeout=120)
     first, second, third = done.stdout.splitlines()  # and so the script ran once
     assert (first, second) == ("main runs", "[1.0] False")
@@ -241,7 +245,7 @@ def test_a_script_without_a_main_guard_works_and_leaves_nothing():
 
 @pytest.mark.slow
 def test_a_hung_worker_ends_when_its_parent_is_killed():
-    script = SCRIPT.format(source=SOURCE, limit=1, hang=False, wait=True).replace("time_limit=1", "time_limit=2")
+    script = SCRIPT.format(source=SOURCE, limit=4, wait=True)
     parent = subprocess.Popen([sys.executable, "-I", "-c", script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     lines = [parent.stdout.readline() for _ in range(3)]
@@ -251,4 +255,4 @@ def test_a_hung_worker_ends_when_its_parent_is_killed():
     parent.wait()
     parent.stdout.close()
     assert not gone(pid, 0.2)
-    assert gone(pid, 20)
+    assert gone(pid, 30)

@@ -163,6 +163,13 @@ def test_ties_go_to_the_highest_threshold():
     assert best_threshold([[1.0, 2.0, 3.0, 4.0]], [[0, 1, 1, 1]], 1, thresholds=[0.0, 1.0, 2.2, 1.5]) == (2.2, 1.0)
 
 
+def test_ties_are_not_decided_by_rounding():
+    # n* = 7: 6 of 8 and 9 of 14 score 9/14 both, the second one unit of the last place more.
+    correct = [[0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1]]
+    assert balance_score(9, 14, 7) > balance_score(6, 8, 7)
+    assert best_threshold(-np.arange(14.0)[None], correct, 7) == (-7.5, pytest.approx(9 / 14))
+
+
 def test_ties_hold_for_very_many_queries():
     # All queries reach 5 / 6, lose it, and reach 10 / 12: the same score twice, 600,000 steps of rounding apart.
     queries = 50_000
@@ -217,6 +224,7 @@ def test_bounds_at_the_edge():
         ([[1e17, 1e17 + 16, 1e17 + 32]], [[0, 0, 1]], 1.0),
         ([[1e17, 1e17 + 16]], [[1, 1]], 1.0),
         ([[-1.7976931348623157e308, 0.0]], [[0, 1]], 1.0),
+        ([[-1.7976931348623157e308, 0.0]], [[1, 1]], 0.5),  # no finite threshold lies below the smallest
         ([[1e-300, 2e-300]], [[0, 1]], 0.5),
         ([[5e-324, 1.0]], [[0, 1]], 1.0),
     ],

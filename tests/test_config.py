@@ -136,7 +136,7 @@ def with_image():
         ({"rollout_func": second}, {}, UnsupportedOptionError, "rollout_func is not supported"),
         ({"environment_factory": object}, {}, UnsupportedOptionError, "environment_factory is not supported"),
         ({"train_dataset": with_image()}, {}, UnsupportedOptionError, "remove the dataset column 'image'"),
-        ({"train_dataset": None}, {}, DatasetError, "train_dataset must be .*got NoneType"),
+        ({"train_dataset": None}, {}, DatasetError, "`train_dataset` is required"),
         (
             {"train_dataset": make_dataset(2).rename_column("prompt", "question")},
             {},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import multiprocessing
 import os
 
 import numpy as np
@@ -20,7 +21,7 @@ from conftest import (
     make_trainer,
     text_of,
 )
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import DatasetDict, IterableDataset, IterableDatasetDict
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -43,13 +44,7 @@ from transformers import (
 from trl import GRPOConfig, TrlParser
 
 from bstar_trl import BalanceCallback, BSTaRConfig, BSTaRTrainer
-from bstar_trl.errors import (
-    ConfigurationError,
-    DatasetError,
-    EmptySelectionError,
-    RewardError,
-    UnsupportedOptionError,
-)
+from bstar_trl.errors import EmptySelectionError, RewardError, UnsupportedOptionError
 from bstar_trl.rewards import RewardFn, Score
 
 ARCHITECTURES = {
@@ -187,17 +182,20 @@ def test_model_reward_and_dataset_are_enough(tmp_path, monkeypatch, model_path, 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"train_dataset": None}, DatasetError, "got NoneType"),
-        ({"train_dataset": [{"prompt": "1+1="}]}, DatasetError, "got list"),
-        ({"train_dataset": Dataset.from_dict({"question": ["1+1="]})}, DatasetError, "'prompt', but it has question"),
-        ({"train_dataset": make_dataset(0)}, DatasetError, "holds no rows"),
-        ({"train_dataset": make_dataset().to_iterable_dataset()}, ConfigurationError, "max_steps must be set"),
-        ({"reward_funcs": None}, ConfigurationError, "needs reward_funcs"),
-        ({"reward_funcs": [has_digit, length]}, ConfigurationError, "exactly one must be the verifier"),
-        ({"reward_weights": [1.0, 2.0]}, ConfigurationError, "got 2, expected 1"),
+        ({"train_dataset": None}, ValueError, "`train_dataset` is required"),
+        ({"train_dataset": [{"prompt": "1+1="}]}, TypeError, "must be a `Dataset` or `IterableDataset`, got `list`"),
+        ({"train_dataset": DatasetDict(train=make_dataset())}, TypeError, "got `DatasetDict`"),
+        ({"train_dataset": make_dataset().to_iterable_dataset()}, ValueError, "max_steps must be set"),
+        (
+            {"train_dataset": make_dataset().to_iterable_dataset(), "accelerator_config": {"dispatch_batches": True}},
+            ValueError,
+            "Iterable datasets require `dispatch_batches=False`",
+        ),
+        ({"reward_funcs": None}, ValueError, "No reward source provided"),
+        ({"reward_funcs": [has_digit, length]}, ValueError, "exactly one must be the verifier"),
     ],
 )
-def test_what_cannot_train_is_refused_by_name(tmp_path, model_path, changes, error, message):
+def test_what_trl_refuses_is_refused_in_its_words(tmp_path, model_path, changes, error, message):
     with pytest.raises(error, match=message):
         make_trainer(tmp_path, model_path, **changes)
 
@@ -455,7 +453,9 @@ def test_rewards_can_log(tmp_path, model_path):
         log_metric("longest", max(len(text) for text in texts))
         return has_digit(completions)
 
-    make_trainer(tmp_path, model_path, reward_funcs=reward, num_train_epochs=1, log_completions=True).train()
+    trainer = make_trainer(tmp_path, model_path, reward_funcs=reward, num_train_epochs=1, log_completions=True)
+    trainer.train()
+    assert len(trainer._logs["extra"]["length"]) == 51  # where TRL keeps it
     (table,) = (tmp_path / "completions").iterdir()
     completions = pd.read_parquet(table)
     assert (completions["length"] == completions["completion"].str.len()).all()
@@ -617,6 +617,31 @@ def test_a_stream_is_taken_as_it_comes_and_starts_again(tmp_path, model_path, ki
     assert set(seen) == set(rows)
 
 
+class Children(TrainerCallback):
+    """Counts the processes that this one has started."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seen.append(len(multiprocessing.active_children()))
+
+
+def test_loader_workers_are_kept_as_trl_keeps_them_and_none_is_started(tmp_path, model_path):
+    """A stream is read by one process in TRL, so its workers are put to 0; a stream to evaluate on has no say."""
+    workers = {"dataloader_num_workers": 4, "max_steps": 3}
+    trainer = make_trainer(tmp_path, model_path, train_dataset=make_stream("of a dataset"), **workers)
+    assert trainer.args.dataloader_num_workers == 0
+    assert trainer.args.accelerator_config.dispatch_batches is False
+    trainer = make_trainer(tmp_path, model_path, eval_dataset=make_stream("of a dataset"), **workers)
+    assert trainer.args.dataloader_num_workers == trainer.get_train_dataloader().num_workers == 4
+    assert trainer.get_eval_dataloader().num_workers == 0
+    children = []
+    trainer.add_callback(Children(children))
+    assert_every_weight_changed(train(trainer), trainer)
+    assert children == [0, 0, 0]
+
+
 @pytest.mark.parametrize("kind", ["of a dataset", "of a generator"])
 def test_evaluation_on_a_stream(tmp_path, model_path, kind):
     trainer = make_trainer(tmp_path, model_path, eval_dataset=make_stream(kind))
@@ -637,8 +662,9 @@ def test_evaluation_on_a_stream(tmp_path, model_path, kind):
         (make_dataset(2), ["eval"]),
         ({"easy": make_dataset(2), "stream": make_stream("of a dataset")}, ["eval_easy", "eval_stream"]),
         (DatasetDict(test=make_dataset(2), chat=make_chat_dataset(2)), ["eval_test", "eval_chat"]),
+        (IterableDatasetDict(test=make_stream("of a generator")), ["eval_test"]),
     ],
-    ids=["dataset", "dict", "DatasetDict"],
+    ids=["dataset", "dict", "DatasetDict", "IterableDatasetDict"],
 )
 def test_evaluation_while_training(tmp_path, model_path, given, prefixes):
     trainer = make_trainer(

@@ -20,7 +20,18 @@ PACKAGE = "bstar_trl"
 LEVELS = [
     {"errors", "records"},
     {"balance", "selection", "metrics", "answers", "sandbox"},
-    {"rewards", "search", "engines", "rollouts", "process_rewards", "queries", "batches", "scoring", "sampling"},
+    {
+        "rewards",
+        "search",
+        "engines",
+        "rollouts",
+        "process_rewards",
+        "queries",
+        "batches",
+        "scoring",
+        "sampling",
+        "evaluate_faces",
+    },
     {
         "config",
         "generation",

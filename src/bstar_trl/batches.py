@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from .errors import ConfigurationError
 from .records import Completion
@@ -111,6 +112,26 @@ class TrainingBatches:
         batches._order_SAPB = order.reshape(len(order), shape.accumulation, shape.processes, shape.size)
         batches.served = steps_served * shape.accumulation
         return batches
+
+
+class Ticks(DataLoader):
+    """An empty batch for each micro-batch to come; what is in it the iteration decides.
+
+    Args:
+        size (`int`): micro-batches.
+        num_workers (`int`): TRL's `dataloader_num_workers`; there is nothing for them to load, so none is started.
+    """
+
+    def __init__(self, size: int, num_workers: int):
+        ticks: Any = [{}] * size
+        super().__init__(ticks, batch_size=1, collate_fn=_only, num_workers=num_workers)
+
+    def __iter__(self) -> Any:
+        return iter([{}] * len(self))
+
+
+def _only(items: list[Any]) -> Any:
+    return items[0]
 
 
 def _padded(

@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from .callback import BalanceCallback
 from .config import BSTaRConfig
-from .errors import ConfigurationError, DatasetError, UnsupportedOptionError
+from .errors import ConfigurationError, DatasetError, DatasetTypeError, UnsupportedOptionError
 from .scoring import check_columns, find_verifier, reward_name
 
 
@@ -22,7 +22,8 @@ def check_options(
     Raises:
         UnsupportedOptionError: tools, environments, a rollout function, images.
         DatasetError: no training dataset, or one without prompts.
-        ConfigurationError: a stream without `max_steps`.
+        DatasetTypeError: a training dataset of another kind.
+        ConfigurationError: a stream without `max_steps`, or with `dispatch_batches`.
     """
     for name, value in (
         ("tools", tools),
@@ -31,9 +32,11 @@ def check_options(
     ):
         if value:
             raise UnsupportedOptionError(f"{name} is not supported by BSTaRTrainer: leave it out")
+    if train_dataset is None:
+        raise DatasetError("`train_dataset` is required: its prompts are the queries that BSTaRTrainer explores")
     if not isinstance(train_dataset, Dataset | IterableDataset):
-        raise DatasetError(
-            f"train_dataset must be a datasets.Dataset or IterableDataset, got {type(train_dataset).__name__}"
+        raise DatasetTypeError(
+            f"`train_dataset` must be a `Dataset` or `IterableDataset`, got `{type(train_dataset).__name__}`"
         )
     columns = train_dataset.column_names
     if columns is not None and "prompt" not in columns:
@@ -43,13 +46,18 @@ def check_options(
         raise UnsupportedOptionError(
             f"image prompts are not supported by BSTaRTrainer yet: remove the dataset column {images[0]!r}"
         )
-    if isinstance(train_dataset, IterableDataset) and args.max_steps <= 0:
+    is_stream = isinstance(train_dataset, IterableDataset)
+    accelerator_config: Any = args.accelerator_config
+    if is_stream and accelerator_config.dispatch_batches:
+        raise ConfigurationError("Iterable datasets require `dispatch_batches=False` in accelerator_config, as in TRL")
+    if is_stream and args.max_steps <= 0:
         raise ConfigurationError(f"a stream of queries has no length: max_steps must be set, got {args.max_steps}")
-    if isinstance(train_dataset, Dataset) and not len(train_dataset):
+    if not is_stream and not len(train_dataset):
         raise DatasetError("the training dataset holds no rows")
     without_effect = args.ineffective_options()
     generation_kwargs = args.generation_kwargs if isinstance(args.generation_kwargs, dict) else {}
-    without_effect += [f"generation_kwargs['{name}']" for name in ("temperature",) if name in generation_kwargs]
+    if "temperature" in generation_kwargs:
+        without_effect.append("generation_kwargs['temperature']")
     if not generation_kwargs.get("do_sample", True):
         without_effect.append("generation_kwargs['do_sample']")
     if without_effect:
@@ -95,7 +103,9 @@ def check_rewards(functions: Sequence[Any], args: BSTaRConfig, *datasets: Any) -
         DatasetError: a dataset without a reward's column.
     """
     if not functions or functions[0] is None:
-        raise ConfigurationError("BSTaRTrainer needs reward_funcs: at least the verifier, which says correct or not")
+        raise ConfigurationError(
+            "No reward source provided: BSTaRTrainer needs reward_funcs, at least the verifier of correctness"
+        )
     if args.reward_weights is not None and len(args.reward_weights) != len(functions):
         raise ConfigurationError(
             f"reward_weights must hold one weight per reward: got {len(args.reward_weights)}, expected "

@@ -21,9 +21,9 @@ DEFAULT_STEPS = 100
 DEFAULT_TARGET = 5.0
 
 # The loss is a likelihood and a response is kept or not: what shapes GRPO's policy gradient has no effect here. Nor
-# has transformers' continuous batching (responses come from `generate` or from vLLM), nor what is about loaders
-# (rows are read one by one) or about the parent's evaluation loop (`evaluate` has its own), nor what only tools and
-# images need.
+# has transformers' continuous batching (responses come from `generate` or from vLLM), nor what is about loading rows
+# (they are read where they are sampled from) or about the parent's evaluation loop (`evaluate` has its own), nor what
+# only tools and images need.
 WITHOUT_EFFECT = (
     "beta",
     "loss_type",
@@ -66,7 +66,6 @@ WITHOUT_EFFECT = (
     "dataloader_drop_last",
     "dataloader_in_order",
     "dataloader_multiprocessing_context",
-    "dataloader_num_workers",
     "dataloader_persistent_workers",
     "dataloader_pin_memory",
     "dataloader_prefetch_factor",

@@ -21,6 +21,10 @@ class DatasetError(BStarError, ValueError):
     """The dataset lacks what the run needs: a column, a row."""
 
 
+class DatasetTypeError(DatasetError, TypeError):
+    """The training dataset is none of the kinds that can be read."""
+
+
 class RewardError(BStarError, ValueError):
     """A reward function returned something that is no reward: NaN, a wrong count, a wrong type."""
 

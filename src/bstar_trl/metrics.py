@@ -28,8 +28,8 @@ _NO_OPERAND = (  # LaTeX commands that stand between two pieces of mathematics
     r"|iff|text\w*|q?quad|begin|end)(?![A-Za-z])"
 )
 _TIMES = r"[xX](?![A-Za-z])"  # the letter, between numbers
-_ATOM = rf"(?:{_NUMBER}|\\(?!{_NO_OPERAND})[A-Za-z]++{_BLANK}*+|(?!(?<=[\d%)]){_TIMES}(?=[\d(]))[A-Za-z]++'*+|[_!|])"
-_OPEN = rf"(?<!\\)[(\[{{]{_BLANK}*+"
+_ATOM = rf"(?:{_NUMBER}|\\(?!{_NO_OPERAND})[A-Za-z]++{_BLANK}*+|[A-Za-z]++'*+|[_!|])"
+_OPEN = rf"[(\[{{]{_BLANK}*+"
 _CLOSE = rf"{_BLANK}*+[)\]}}]"
 _OPERAND = rf"(?:[-+]|{_OPEN})*+{_ATOM}(?:{_ATOM}|{_OPEN}|{_CLOSE})*+"
 # No expression goes on with an operator at the beginning of a line: there it marks an item of a list. Asterisks that

@@ -141,13 +141,12 @@ CompletionsTable = dict[str, list[Any]]
 
 
 def completions_table(
-    rollouts: Rollouts, selection: Selection, scorer: Scorer, sampling: Sampling, *, most: int
+    shown: Rollouts, selection: Selection, scorer: Scorer, sampling: Sampling, extras: dict[str, list[Any]]
 ) -> CompletionsTable:
-    """A sample of the exploration by column, a row per response: text, rewards, why, and whether it was selected.
+    """These responses by column, a row each: text, rewards, why, whether selected, and what the rewards logged.
 
     A collective: texts are read from the processes that sampled them.
     """
-    shown = rollouts.take(np.arange(min(most, len(rollouts))))
     return {
         "prompt": [sampling.rows[query_id]["prompt"] for query_id in shown.query_ids_R.tolist()],
         "completion": [item.text for item in shown.reader.read(shown.rows_R)],
@@ -158,7 +157,7 @@ def completions_table(
         "temperature": shown.temperatures_R.tolist(),
         "ended": shown.ended_R.tolist(),
         "selected": np.isin(shown.rows_R, selection.rollouts.rows_R).tolist(),
-        **sampling.logged_extras(shown.rows_R),
+        **extras,
     }
 
 

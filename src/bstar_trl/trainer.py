@@ -19,7 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, speed_metrics
 from trl import GRPOTrainer
 
 from . import tracking
-from .batches import BatchShape, TrainingBatches
+from .batches import BatchShape, Ticks, TrainingBatches
 from .checkpoints import last_whole_checkpoint, load_state, save_state
 from .checks import check_options, check_rewards, find_balance_callback
 from .config import BSTaRConfig, as_bstar_config
@@ -247,9 +247,10 @@ class BSTaRTrainer(GRPOTrainer):
             "num_tokens": float(self.state.num_input_tokens_seen),
         }
         if self.args.log_completions:
-            self._table = tracking.completions_table(
-                rollouts, selection, self.scorer, sampling, most=self.args.chunk_size
-            )
+            shown = rollouts.take(np.arange(min(self.args.chunk_size, len(rollouts))))
+            extras = sampling.logged_extras(shown.rows_R)
+            self._logs["extra"] = extras  # where TRL keeps them
+            self._table = tracking.completions_table(shown, selection, self.scorer, sampling, extras)
 
     # ------------------------------------------------------------------ what the training loop sees
 
@@ -260,8 +261,7 @@ class BSTaRTrainer(GRPOTrainer):
             num_steps = iterations * self.plan.num_steps
         else:
             num_steps = self.args.max_steps
-        ticks: Any = [{}] * (num_steps * self.args.gradient_accumulation_steps)
-        return DataLoader(ticks, batch_size=1, collate_fn=lambda items: items[0])
+        return Ticks(num_steps * self.args.gradient_accumulation_steps, self.args.dataloader_num_workers)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, torch.Tensor]:
         """The next micro-batch of the iteration under way; explores first where a new one begins."""

@@ -95,7 +95,7 @@ class _Choices:
         """The labels that the last statement of a choice names, and that statement; `None` if there is none."""
         found = [*statements(text), *self._phrases(text), *self._lines(text)]
         for item in sorted(found, key=lambda item: item.start, reverse=True)[:STATEMENTS]:
-            labels = self.named(item.content)
+            labels = self.named(item.content) or self._labels_of(item.line)  # a text may be two sentences
             if self._written.alone.fullmatch(_unwrapped(item.content)):
                 labels |= self.named(item.line or item.content)  # "B. the text of another choice"
             if (
@@ -155,8 +155,11 @@ class _Choices:
         return bare + (list(listed.values()) if len(listed) == 1 else [])
 
     def _labels_of(self, text: str) -> set[str]:
+        """The labels whose text this is; capitals tell two apart that are alike but for them ("WW or Ww")."""
         plain = _plain(text)
-        return {label for label, item in zip(self.labels, self.texts, strict=False) if plain and item == plain}
+        pairs = [pair for pair in zip(self.labels, self.texts, strict=False) if plain]
+        exact = {label for label, item in pairs if item == plain}
+        return exact or {label for label, item in pairs if item.lower() == plain.lower()}
 
     def _spelled(self, match: re.Match[str]) -> str:
         found = match["label"]
@@ -202,9 +205,9 @@ def _unwrapped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A choice's text for comparison: lower case, single blanks, no article before and no punctuation around it."""
-    words = " ".join(_unwrapped(text).lower().split()).strip(" .,;:!?()\"'*")
-    return re.sub(r"^(?:a|an|the) (?=\w)", "", words)
+    """A choice's text for comparison: single blanks, no article before and no punctuation around it."""
+    words = " ".join(_unwrapped(text).split()).strip(" .,;:!?()\"'*")
+    return re.sub(r"^(?:a|an|the) (?=\w)", "", words, flags=re.IGNORECASE)
 
 
 def _shown(text: str) -> str:

