@@ -1,6 +1,6 @@
 """B-STaR on GSM8K, or on any rows with a question and an answer.
 
-    python examples/gsm8k.py --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --output_dir out --use_vllm --report_to wandb
+    python examples/gsm8k.py --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --output_dir out --use_vllm
 
 `--dataset_name` takes a data set of the Hub or a JSON-lines file; the columns are `question` (or `prompt`) and
 `answer` (a bare answer, or a solution that ends in one). Every argument of TRL's GRPO script works here too; LoRA is

@@ -153,7 +153,8 @@ def main() -> None:
     tokenizer.save_pretrained(parsed.output_dir)
     loaded = LlamaForCausalLM.from_pretrained(parsed.output_dir)
     for terms in (4, 5, 6):
-        print(f"{terms} terms valid {valid_share(loaded, tokenizer, terms, QUERIES if terms > 4 else 500, seed=3):.3f}")
+        queries = QUERIES if terms > 4 else 500
+        print(f"{terms} terms valid {valid_share(loaded, tokenizer, terms, queries, seed=3):.3f}")
 
 
 if __name__ == "__main__":

@@ -86,5 +86,5 @@ def test_demo_writes_its_summary_and_picture(tmp_path, static):
         assert picture.format == "PNG"
         assert min(picture.size) >= 400
     table = [line.split() for line in result.stdout.splitlines()]
-    assert ["start", "1"] == [words[0] for words in table if words and words[0] in ("start", "1")]
+    assert [words[0] for words in table if words and words[0] in ("start", "1")] == ["start", "1"]
     assert f"{row['valid@1']:.3f}" in result.stdout
