@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -119,6 +120,27 @@ def test_close_leaves_nothing_and_the_pool_stays_usable(pool):
     assert children() != {first}
 
 
+def test_close_waits_for_nobody_and_still_leaves_nothing(pool):
+    pool.time_limit = 3.0
+    pool.compare([("x", "y")])
+    results = []
+    thread = threading.Thread(target=lambda: results.extend(pool.compare([("5", "9^{9^{9}}")])))
+    thread.start()
+    time.sleep(0.5)
+    pool.close()  # in the middle of a comparison, which goes on
+    thread.join(60)
+    assert results == ["timed out"]
+    assert children() == set()
+
+
+def test_a_closed_worker_is_not_used_again(pool):
+    pool.compare([("x", "y")])
+    with pool._borrowed() as busy:
+        pool.close()
+    assert not busy.usable()
+    assert children() == set()
+
+
 def test_a_forgotten_pool_ends_its_workers():
     pool = WorkerPool(time_limit=20, memory_limit=MEMORY, workers=1)
     pool.compare([("x", "y")])
@@ -129,8 +151,9 @@ def test_a_forgotten_pool_ends_its_workers():
 
 def test_a_worker_killed_from_outside_is_replaced(pool):
     pool.compare([("x", "y")])
-    (idle,) = children()
-    os.kill(idle, signal.SIGKILL)
+    pool.compare([("x + 1", f"x + {number}") for number in range(8)])
+    for idle in children():
+        os.kill(idle, signal.SIGKILL)
     assert pool.compare([("x + 1", "1 + x")]) == ["equal"]
 
     # In the middle of a comparison: once may be anybody's doing, and is tried again.
@@ -163,6 +186,8 @@ def test_memory_is_bounded(pool):
     assert pool.compare([("5", "2^{900000000}")]) == ["different"]  # 112 MB, several times over
     assert children() == set()  # what grew large is retired
     assert pool.compare([("x + 1", "1 + x")]) == ["equal"]
+    (worker,) = children()
+    assert f"{256 << 20} " in re.search("Max address space.*", Path(f"/proc/{worker}/limits").read_text())[0]
     pool.close()
 
 

@@ -253,6 +253,10 @@ def test_a_gold_that_cannot_be_judged_by_is_no_zero(comparer, gold):
         ("72", r"\boxed{70, 71, 72, 73}", False),
         ("72", "The answer is 71 or 72.", False),
         ("72", "The answer is seventy-two.", False),
+        ("72", "The answer is 72, 73.", False),
+        ("72", "The answer is (72, 73).", False),
+        ("72", "The answer is 72, or 73.", False),
+        ("72", "The answer is 72, the sum.", True),
         (r"\frac{1}{2}", "#### 0.5", True),
         (r"\sqrt{2}", r"\boxed{\frac{2}{\sqrt{2}}}", True),
         (r"\sqrt{3}", r"\boxed{\u221a3}".replace(r"\u221a", "\u221a"), True),
@@ -262,6 +266,9 @@ def test_a_gold_that_cannot_be_judged_by_is_no_zero(comparer, gold):
         (r"\text{Monday}", "The answer is Sunday.", False),
         (r"\text{Monday}", "It is Monday.", False),  # words need a statement
         (r"\text{(B)}", r"\boxed{B}", True),
+        ("\u043f\u044f\u0442\u044c", "The answer is \u041f\u044f\u0442\u044c.", True),
+        (r"\text{" + "\u043f\u044f\u0442\u044c}", r"\boxed{" + "\u0434\u0432\u0430}", False),
+        (r"\text{---}", r"\boxed{!}", False),
         (r"\text{even}", r"\boxed{veen}", False),  # to math-verify a product of letters
         (r"8\!:\!34 \text{ p.m.}", "The answer is 8:34 p.m.", True),
         (r"8\!:\!34 \text{ p.m.}", r"\boxed{8:34 \text{ a.m.}}", False),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .trainer import BSTaRTrainer
 
 VLLM_CHUNKS_PER_CALL = 8  # how far generation runs ahead of scoring: one call's tail costs little, scoring overlaps
+GREEDY = {"top_p": 1.0, "top_k": 50}  # transformers' defaults: it warns of any other beside a greedy search
 OURS = ("temperature", "do_sample", "n", "num_return_sequences", "seed", "logprobs")
 
 
@@ -225,9 +226,8 @@ class TransformersEngine:
         for row, job in enumerate(jobs):
             input_ids[row, width - len(job.prompt_ids) :] = torch.tensor(job.prompt_ids)
             attention_mask[row, width - len(job.prompt_ids) :] = 1
-        config = GenerationConfig(
-            **(self.kwargs | {"do_sample": not greedy, "temperature": 1.0}), disable_compile=True
-        )
+        ours = {"do_sample": not greedy, "temperature": 1.0} | (GREEDY if greedy else {})
+        config = GenerationConfig(**(self.kwargs | ours), disable_compile=True)
         processors = LogitsProcessorList()
         if not greedy:
             processors.append(RowTemperature([job.temperature for job in jobs], config.num_beams or 1, device))

@@ -36,7 +36,9 @@ GOLD_LENGTH = 500  # characters: a longer gold without a marked answer is a text
 ANSWER_LENGTH = 1000  # characters: a longer answer equals no gold, and parsing it would only cost time
 SHOWN_LENGTH = 60
 
-_CLAUSE_END = re.compile(r"[,;:](?= )| \(|(?:,|\s)\s?(?:because|since|which|where|as|so|when|if)\s")
+_CLAUSE_END = re.compile(
+    r"[,;:](?= (?!or\b|and\b)[a-zA-Z])| \(|(?:,|\s)\s?(?:because|since|which|where|as|so|when|if)\s"
+)
 _REASON_END = re.compile(r",?\s(?:because|since|where)\s")
 _FORMULA = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 _BASED = re.compile(r"([0-9A-Za-z]+)_\{?([0-9]{1,3})\}?")

@@ -157,15 +157,16 @@ def wording(text: str) -> str | None:
     text = clean(text)
     outside = _WRAPPER.sub("", text)
     wrapped = outside != text and not re.search(r"[\w\\]", outside)
-    words = re.fullmatch(r"[a-zA-Z][a-zA-Z' ,.\-]*", text) and re.search(r"[a-zA-Z]{4}", text)
+    # Two or three bare letters may be a product of variables.
+    words = re.fullmatch(r"(?:[^\W\d_]|[' ,.\-])+", text) and re.search(r"[a-zA-Z]{4}|[^\W\d_a-zA-Z]", text)
     if (wrapped or words or _TIME_OF_DAY.search(_WRAPPER.sub(r"\1", text))) and text != "infinity":
-        return letters(text)
+        return letters(text) or None
     return None
 
 
 def letters(text: str) -> str:
     """Letters, digits and colons alone, in lower case: what two wordings are compared by."""
-    return re.sub(r"[^a-z0-9:]", "", _WRAPPER.sub(r"\1", clean(text)).lower())
+    return re.sub(r"[^\w:]|_", "", _WRAPPER.sub(r"\1", clean(text)).lower())
 
 
 def _scale(unit: str, *, after_percent: bool) -> int | None:
