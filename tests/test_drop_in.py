@@ -258,6 +258,8 @@ def test_full_training_changes_every_weight(tmp_path, model_path, make, callback
     trainer = make_trainer(tmp_path, model_path, train_dataset=make(), callbacks=callbacks, num_train_epochs=2)
     assert_every_weight_changed(train(trainer), trainer)
     assert trainer.state.global_step == 18
+    last = trainer.state.log_history[-1]
+    assert last["train_samples_per_second"] == pytest.approx(3 * last["train_steps_per_second"], rel=0.01)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

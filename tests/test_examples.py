@@ -10,49 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import SHARED, make_model
+from conftest import SHARED
+from guesser import make_guesser
 from peft import PeftModel
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from tokenizers.decoders import Fuse
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ROWS = SHARED / "data" / "gsm8k_train.jsonl"
-
-
-def make_text_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A token per character of these texts."""
-    letters = sorted(set("".join(texts)) | set("#0123456789 "))
-    words = ["<pad>", "<eos>", "<unk>", *letters]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
-    )
-
-
-def make_guesser(path: str, rows: list[dict]) -> None:
-    """A policy that writes `#### d` with some digit d: right by luck now and then, as a weak model is."""
-    tokenizer = make_text_tokenizer([row["prompt"] for row in rows])
-    model = make_model(vocab_size=len(tokenizer), max_position_embeddings=1024, initializer_range=0.05)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    generator = torch.Generator().manual_seed(0)
-    for step in range(120):
-        texts = []
-        for row in [rows[(4 * step + place) % len(rows)] for place in range(4)]:
-            digit = int(torch.randint(1, 10, (1,), generator=generator))
-            texts.append((row["prompt"][-60:], f"\n#### {digit}" + tokenizer.eos_token))
-        batch = tokenizer([prompt + answer for prompt, answer in texts], padding=True, return_tensors="pt")
-        length = len(tokenizer(texts[0][1])["input_ids"])
-        labels = torch.full_like(batch["input_ids"], -100)
-        labels[:, -length:] = batch["input_ids"][:, -length:]
-        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
 
 
 @pytest.mark.slow
@@ -65,7 +29,7 @@ def test_gsm8k_learns_from_real_rows(tmp_path):
     # As the Hub's data set has them: a question, and an answer that is a whole solution.
     data.write_text("".join(json.dumps({"question": row["prompt"], "answer": row["solution"]}) + "\n" for row in rows))
     model_path, output_dir = str(tmp_path / "guesser"), tmp_path / "out"
-    make_guesser(model_path, rows)
+    make_guesser(model_path, [row["prompt"] for row in rows])
     words = [
         *["--model_name_or_path", model_path, "--dataset_name", str(data), "--output_dir", str(output_dir)],
         *["--bf16", "false", "--report_to", "none", "--num_generations", "8", "--max_completion_length", "16"],

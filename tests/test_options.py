@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
+import re
 import warnings
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -28,6 +31,7 @@ from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
     StaticCache,
+    TrainingArguments,
 )
 from trl import GRPOConfig
 
@@ -300,6 +304,21 @@ def test_every_option_has_its_row():
     assert set.union(*rows) >= FIELDS, f"new options of TRL: {sorted(FIELDS - set.union(*rows))}"
     assert sum(map(len, rows)) == len(set.union(*rows))
     assert set(IDLE) == set(WITHOUT_EFFECT)
+
+
+def test_the_documentation_has_the_same_table():
+    """Of GRPO's own options; those of `TrainingArguments` work as everywhere, but for what the page says in words."""
+    page = (Path(__file__).parents[1] / "docs" / "options.md").read_text()
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    named = {
+        title: {name for row in text.splitlines() if row.startswith("|") for name in re.findall(r"`(\w+)`", row)}
+        for title, text in sections.items()
+    }
+    own = FIELDS - {item.name for item in dataclasses.fields(TrainingArguments)}
+    honoured, without_effect, refused = named.values()
+    assert own - set(WITHOUT_EFFECT) <= honoured
+    assert own & set(WITHOUT_EFFECT) <= without_effect
+    assert {"tools", "environment_factory", "rollout_func"} <= refused
 
 
 def test_nothing_is_said_of_the_defaults(tmp_path, model_path):
@@ -726,6 +745,7 @@ def test_router_loss_of_a_mixture_of_experts(tmp_path, model_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="an interpreted kernel cannot be traced")
 def test_compiled_model(tmp_path, model_path):
     trainer = make_trainer(tmp_path, model_path, torch_compile=True, torch_compile_backend="eager", max_steps=2)
     before = weights_of(trainer)

@@ -119,19 +119,20 @@ class Ticks(DataLoader):
 
     Args:
         size (`int`): micro-batches.
+        responses (`int`): responses in one of them, over all processes; the parent counts its samples by it.
         num_workers (`int`): TRL's `dataloader_num_workers`; there is nothing for them to load, so none is started.
     """
 
-    def __init__(self, size: int, num_workers: int):
-        ticks: Any = [{}] * size
-        super().__init__(ticks, batch_size=1, collate_fn=_only, num_workers=num_workers)
+    def __init__(self, size: int, responses: int, num_workers: int):
+        places: Any = range(size * responses)
+        super().__init__(places, batch_size=responses, collate_fn=_empty, num_workers=num_workers)
 
     def __iter__(self) -> Any:
-        return iter([{}] * len(self))
+        return map(_empty, range(len(self)))
 
 
-def _only(items: list[Any]) -> Any:
-    return items[0]
+def _empty(_: Any) -> dict[str, Any]:
+    return {}
 
 
 def _padded(

@@ -261,7 +261,8 @@ class BSTaRTrainer(GRPOTrainer):
             num_steps = iterations * self.plan.num_steps
         else:
             num_steps = self.args.max_steps
-        return Ticks(num_steps * self.args.gradient_accumulation_steps, self.args.dataloader_num_workers)
+        shape = self.shape
+        return Ticks(num_steps * shape.accumulation, shape.size * shape.processes, self.args.dataloader_num_workers)
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, torch.Tensor]:
         """The next micro-batch of the iteration under way; explores first where a new one begins."""
