@@ -23,9 +23,7 @@ METHODS = {
     "B-STaR": (),
     "T = 1, tau = 0": ("--static",),
     "answer only, T = 1": ("--static", "--reward", "answer"),
-    "T = 0.6, tau = 0.5": ("--static", "--setting", "0.6,0.5"),
     "T = 0.8, tau = 0.5": ("--static", "--setting", "0.8,0.5"),
-    "answer only, balanced": ("--reward", "answer"),
 }
 PICTURED = ("B-STaR", "T = 1, tau = 0", "answer only, T = 1")
 FIGURES = (

@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 import torch
-from conftest import make_trainer
+from conftest import make_dataset, make_trainer
 
 from bstar_trl import BalanceCallback
 from bstar_trl.checkpoints import last_whole_checkpoint
-from bstar_trl.errors import BStarError
+from bstar_trl.errors import BStarError, DatasetError
 
 
 def make_run(output_dir, model_path):
@@ -67,3 +67,36 @@ def test_a_grpo_checkpoint_is_refused(tmp_path, model_path):
     (folder / "bstar_state.pt").unlink()
     with pytest.raises(BStarError, match="not written by BSTaRTrainer"):
         make_run(tmp_path, model_path).train(resume_from_checkpoint=str(folder))
+
+
+def test_restart_finds_its_initial_weights_beside_the_checkpoint(tmp_path, model_path):
+    def run(output_dir, **kwargs):
+        trainer = make_trainer(
+            tmp_path / output_dir,
+            model_path,
+            callbacks=[BalanceCallback(1.0)],
+            inheritance="restart",
+            iteration_steps=2,
+            max_steps=6,
+            save_strategy="steps",
+            save_steps=3,
+            logging_steps=1,
+        )
+        trainer.train(**kwargs)
+        return trainer
+
+    whole = run("first")
+    elsewhere = run("second", resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-3"))
+    assert lines(elsewhere) == lines(whole)
+    shutil.copytree(tmp_path / "first" / "checkpoint-3", tmp_path / "third" / "checkpoint-3")
+    with pytest.raises(BStarError, match=r"no initial_weights.safetensors beside .*copy it there"):
+        run("fourth", resume_from_checkpoint=str(tmp_path / "third" / "checkpoint-3"))
+
+
+def test_a_smaller_dataset_cannot_go_on(tmp_path, model_path):
+    make_run(tmp_path, model_path).train()
+    smaller = make_trainer(
+        tmp_path, model_path, train_dataset=make_dataset(9), queries_per_iteration=8, iteration_steps=4, max_steps=12
+    )
+    with pytest.raises(DatasetError, match=r"still has row \d+ to explore, got 9 rows"):
+        smaller.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))

@@ -24,8 +24,9 @@ def run(*words: str, cwd) -> subprocess.CompletedProcess:
     [
         ([], "COMMAND"),
         (["nothing"], "invalid choice: 'nothing'"),
-        (["demo", "--iterations", "0"], "must be at least 1, got 0"),
-        (["demo", "--iterations", "many"], "invalid"),
+        (["demo", "--iterations", "0"], "must be a whole number of at least 1, got 0"),
+        (["demo", "--iterations", "many"], "must be a whole number of at least 1, got many"),
+        (["demo", "--seed", "-1"], "must be a whole number of at least 0, got -1"),
         (["demo", "--reward", "prm"], "invalid choice: 'prm'"),
         (["demo", "--setting", "1"], "must be two numbers like 1.0,0.0, got '1'"),
         (["demo", "--setting", "0,0"], "temperature must be greater than 0"),

@@ -68,6 +68,8 @@ def test_the_papers_numbers_warn_of_samples_never_seen():
     ("settings", "message"),
     [
         ({"num_generations": 1}, r"num_generations \(K\) must be at least 2, got 1"),
+        ({"iteration_steps": 2.0}, "iteration_steps must be a whole number of at least 1, got 2.0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"iteration_steps": 0}, "iteration_steps must be a whole number of at least 1, got 0"),
         ({"queries_per_iteration": -3}, "queries_per_iteration must be a whole number of at least 1, got -3"),
         ({"samples_per_iteration": 1.5}, "samples_per_iteration must be a whole number of at least 1, got 1.5"),
@@ -99,6 +101,13 @@ def test_plans_that_cannot_work_are_refused(settings, message):
 
 def second(completions, **kwargs):
     return [0.0] * len(completions)
+
+
+def judge_of_nan(completions, **kwargs):
+    return [0.0] * len(completions)
+
+
+judge_of_nan.correct_at = float("nan")
 
 
 def needs_column(completions, solution, **kwargs):
@@ -140,10 +149,35 @@ def with_image():
         ({}, {"reward_weights": [1.0, 2.0]}, ConfigurationError, r"got 2, expected 1 \(has_digit\)"),
         ({"callbacks": [BalanceCallback(), BalanceCallback()]}, {}, ConfigurationError, "one BalanceCallback, got 2"),
         ({"callbacks": [BalanceCallback(num_queries=18)]}, {}, ConfigurationError, r"num_queries .*1..17 .*got 18"),
+        ({}, {"reward_weights": [float("nan")]}, ConfigurationError, r"reward_weights must be finite numbers"),
+        (
+            {"reward_funcs": judge_of_nan},
+            {},
+            ConfigurationError,
+            r"correct_at of reward 'judge_of_nan' must be a finite",
+        ),
+        (
+            {"eval_dataset": make_dataset(2).remove_columns("prompt")},
+            {},
+            DatasetError,
+            "evaluation dataset needs .*'prompt'",
+        ),
+        ({"eval_dataset": make_dataset(2).select([])}, {}, DatasetError, "evaluation dataset holds no rows"),
+        (
+            {"eval_dataset": {"a": make_dataset(2), "b": make_dataset(3)}},
+            {"save_strategy": "best", "eval_strategy": "epoch"},
+            ConfigurationError,
+            r"must name one of: eval_a_pass@1, eval_b_pass@1",
+        ),
         ({"tools": [second]}, {}, UnsupportedOptionError, "tools is not supported"),
         ({"rollout_func": second}, {}, UnsupportedOptionError, "rollout_func is not supported"),
         ({"environment_factory": object}, {}, UnsupportedOptionError, "environment_factory is not supported"),
-        ({"train_dataset": with_image()}, {}, UnsupportedOptionError, "remove the dataset column 'image'"),
+        (
+            {"train_dataset": with_image()},
+            {},
+            UnsupportedOptionError,
+            "remove the column 'image' of the training dataset",
+        ),
         ({"train_dataset": None}, {}, DatasetError, "`train_dataset` is required"),
         (
             {"train_dataset": make_dataset(2).rename_column("prompt", "question")},
@@ -171,9 +205,12 @@ def test_refused_before_any_weight_is_loaded(arguments, settings, error, message
         ({"temperatures": -1.0}, "temperatures must be greater than 0, got -1"),
         ({"temperatures": [0.5, float("nan")]}, "temperatures must be finite"),
         ({"temperatures": float("inf")}, "temperatures must be finite"),
+        ({"temperatures": "hot"}, "temperatures must be a number or a sequence of numbers, got 'hot'"),
+        ({"temperatures": [[0.5]]}, "temperatures must be a number or a sequence"),
+        ({"num_queries": 2.5}, "num_queries must be a whole number of at least 1, got 2.5"),
         ({"thresholds": []}, "thresholds must hold at least one value"),
         ({"thresholds": [0.0, float("nan")]}, "thresholds must be finite"),
-        ({"num_queries": 0}, "num_queries must be at least 1, got 0"),
+        ({"num_queries": 0}, "num_queries must be a whole number of at least 1, got 0"),
         ({"threshold_on": "some"}, "threshold_on must be 'all' or 'probe', got 'some'"),
     ],
 )

@@ -8,6 +8,8 @@ import torch
 from conftest import has_digit, make_chat_dataset, make_dataset, make_trainer
 
 from bstar_trl import BSTaRTrainer
+from bstar_trl.errors import DatasetError
+from bstar_trl.rewards import AnswerMatch
 
 
 class Watcher(BSTaRTrainer):
@@ -79,8 +81,17 @@ def test_other_datasets(tmp_path, model_path, kind):
     assert 0 <= trainer.evaluate(dataset)["eval_pass@1"] <= 1
 
 
-def test_needs_a_dataset(tmp_path, model_path):
-    with pytest.raises(ValueError, match="eval_dataset"):
+def test_what_cannot_be_evaluated_is_told(tmp_path, model_path):
+    trainer = make_trainer(tmp_path, model_path, eval_dataset=make_dataset(2), reward_funcs=AnswerMatch())
+    for dataset, message in (
+        (make_dataset(2).remove_columns("prompt"), "needs the column 'prompt'"),
+        (make_dataset(2).remove_columns("answer"), r"needs the dataset column\(s\) answer"),
+        (make_dataset(2).select([]), "holds no rows"),
+        ("a", r"must name one of \[\], got 'a'"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            trainer.evaluate(dataset)
+    with pytest.raises(DatasetError, match="eval_dataset"):
         make_trainer(tmp_path, model_path).evaluate()
 
 

@@ -31,6 +31,7 @@ LEVELS = [
         "scoring",
         "sampling",
         "evaluate_faces",
+        "background",
     },
     {
         "config",

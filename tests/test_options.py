@@ -380,12 +380,12 @@ def test_options_without_effect_share_one_warning(tmp_path, model_path):
         (
             {"train_dataset": Dataset.from_dict({"prompt": ["1+1="], "image": ["a.png"]})},
             UnsupportedOptionError,
-            "dataset column 'image'",
+            "remove the column 'image'",
         ),
         (
             {"train_dataset": Dataset.from_dict({"prompt": ["1+1="], "images": [["a.png"]]})},
             UnsupportedOptionError,
-            "dataset column 'images'",
+            "remove the column 'images'",
         ),
     ],
     ids=["auto_find_batch_size", "tools", "rollout_func", "environment_factory", "image", "images"],

@@ -14,7 +14,7 @@ from bstar_trl.rollouts import RolloutStore, grids, text_id
 
 
 def make_completion(query_id: int, text: str, finish_reason="stop", temperature=1.0) -> Completion:
-    return Completion(query_id, temperature, (1, 2), tuple(range(len(text) + 1)), text, finish_reason)
+    return Completion(query_id, temperature, (1, 2), list(range(len(text) + 1)), text, finish_reason)
 
 
 def add(store: RolloutStore, completions, rewards=None, correct=None, judged=None):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_config, make_tokenizer, make_trainer
+from conftest import has_digit, make_config, make_tokenizer, make_trainer
 from transformers import LlamaForSequenceClassification
 
-from bstar_trl import Completion
+from bstar_trl import BSTaRTrainer, Completion
 from bstar_trl.errors import ConfigurationError, RewardError
 from bstar_trl.rewards import RewardFn, Score
 from bstar_trl.scoring import Scorer, find_verifier, is_async, reward_name
@@ -309,3 +312,78 @@ def test_names_and_kinds(function, name, awaitable):
     assert reward_name(function) == name
     if awaitable is not None:
         assert is_async(function) is awaitable
+
+
+def test_what_an_interrupted_round_left_is_not_scored_with_the_next(tmp_path, model_path):
+    rounds = iter([True, False])
+
+    class Interrupted(BSTaRTrainer):
+        def generate_responses(self, requests):
+            stop = next(rounds, False)
+            for number, completion in enumerate(super().generate_responses(requests)):
+                if stop and number == 10:
+                    raise KeyboardInterrupt
+                yield completion
+
+        def select_responses(self, rollouts, setting):
+            for item, reward in zip(rollouts.reader.read(rollouts.rows_R), rollouts.rewards_R, strict=True):
+                assert reward == has_digit([item.text])[0], item
+            return super().select_responses(rollouts, setting)
+
+    # Six completions a chunk: one chunk was scored before the interruption.
+    trainer = make_trainer(tmp_path, model_path, trainer=Interrupted, generation_chunk_size=6, max_steps=3)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.train()
+    assert trainer.state.global_step == 3
+
+
+def test_an_outage_that_is_over_is_forgotten(tmp_path, model_path):
+    class Grader(RewardFn):
+        down = True
+
+        def score(self, prompts, completions, **columns):
+            if self.down:
+                raise ConnectionError("the grader is down")
+            return [Score(value) for value in has_digit(completions)]
+
+    grader = Grader()
+    trainer = make_trainer(tmp_path, model_path, reward_funcs=grader, generation_chunk_size=6, max_steps=2)
+    with pytest.raises(ConnectionError):
+        trainer.train()
+    grader.down = False
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+HANGING = """
+import asyncio, os, signal, sys, threading, time
+sys.path.insert(0, {tests!r})
+from conftest import make_trainer
+from bstar_trl.rewards import RewardFn, Score
+
+class Hangs(RewardFn):
+    def score(self, prompts, completions, **columns):
+        time.sleep(10_000)
+
+async def hangs(completions, **kwargs):
+    await asyncio.sleep(10_000)
+
+threading.Timer({after}, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+trainer = make_trainer({output_dir!r}, {model_path!r}, reward_funcs={reward})
+try:
+    trainer.train()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reward", ["Hangs()", "hangs"])
+def test_an_interrupt_ends_a_run_whose_reward_hangs(tmp_path, model_path, reward):
+    script = HANGING.format(
+        tests=str(Path(__file__).parent), after=4, output_dir=str(tmp_path), model_path=model_path, reward=reward
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "interrupted" in run.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,15 +34,10 @@ def short(completions, log_extra, log_metric, **kwargs):
     return [None if len(text_of(item)) > 6 else 0.1 for item in completions]
 
 
-@pytest.mark.skipif(not READER.exists(), reason="the reader of W&B files lies beside the repository, not in it")
-def test_every_balance_scalar_is_in_the_wandb_file(tmp_path, model_path, monkeypatch):
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    import wandb
-
+def main(output_dir: str, model_path: str) -> None:
+    """A script that logs to W&B, run as a process of its own: its end is what completes the file."""
     trainer = make_trainer(
-        tmp_path,
+        output_dir,
         model_path,
         reward_funcs=[Digits(), short],
         callbacks=[BalanceCallback([0.7, 1.2])],
@@ -49,7 +46,14 @@ def test_every_balance_scalar_is_in_the_wandb_file(tmp_path, model_path, monkeyp
         max_steps=18,
     )
     trainer.train()
-    wandb.finish()
+    Path(output_dir, "history.json").write_text(json.dumps(trainer.balance.history))
+
+
+@pytest.mark.skipif(not READER.exists(), reason="the reader of W&B files lies beside the repository, not in it")
+def test_every_balance_scalar_is_in_the_wandb_file(tmp_path, model_path):
+    environment = os.environ | {"WANDB_DIR": str(tmp_path), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    subprocess.run([sys.executable, __file__, str(tmp_path), model_path], env=environment, check=True, timeout=200)
+    history = json.loads((tmp_path / "history.json").read_text())
     sys.path.insert(0, str(READER.parent))
     try:
         from read_wandb import read
@@ -60,7 +64,7 @@ def test_every_balance_scalar_is_in_the_wandb_file(tmp_path, model_path, monkeyp
     rows = [row for row in content["history"] if "train/balance/score" in row]
     assert [row["train/global_step"] for row in rows] == [3, 6, 9, 12, 15, 18, 18]  # the last: the end
     for row in rows:
-        entry = trainer.balance.history[(row["train/global_step"] - 1) // 9]
+        entry = history[(row["train/global_step"] - 1) // 9]
         assert {f"train/{name}": value for name, value in entry.items()}.items() <= row.items()
         assert row["train/explore/temperature"] == entry["balance/temperature"]
         assert row["train/sizes/largest"] <= 8
@@ -104,3 +108,7 @@ def test_scripts_do_not_need_wandb(tmp_path):
     """Importing the trainer works where wandb is not installed."""
     code = "import sys; sys.modules['wandb'] = None; import bstar_trl.trainer"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(tmp_path), capture_output=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

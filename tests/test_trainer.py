@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import has_digit, make_dataset, make_model, make_tokenizer, make_trainer
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from bstar_trl import BalanceCallback, BSTaRTrainer, Completion, Request, Rollouts, Selection, Setting
-from bstar_trl.errors import BStarError, EmptySelectionError
+from bstar_trl.errors import BStarError, ConfigurationError, DatasetError, EmptySelectionError
 from bstar_trl.rollouts import grids
 
 LORA = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
@@ -365,3 +366,62 @@ def test_dataset_order_is_kept_without_shuffling(tmp_path, model_path):
     trainer.train()
     asked = [requests[0].query_ids for requests in trainer.rounds]
     assert asked == [tuple(range(8)), tuple(range(8, 16)), (16, *range(7))]
+
+
+def test_a_second_run_explores_anew(tmp_path, model_path):
+    trainer = make_trainer(tmp_path, model_path, trainer=Watcher, iteration_steps=3, max_steps=4)
+    trainer.train()
+    rounds = len(trainer.selections)
+    assert rounds == 2
+    trainer.train()
+    assert len(trainer.selections) == 4  # not the two steps that the first run had left over
+    assert len(trainer.balance.history) == 2
+    assert [line["iteration"] for line in trainer.state.log_history if line.get("step") == 3] == [0.0]
+
+
+def test_a_balance_callback_cannot_come_later(tmp_path, model_path):
+    trainer = make_trainer(tmp_path, model_path)
+    for late in (BalanceCallback, BalanceCallback(1.0)):
+        with pytest.raises(ConfigurationError, match="constructor"):
+            trainer.add_callback(late)
+
+
+def test_uneven_exploration_logs_no_figures_of_k(tmp_path, model_path):
+    class Uneven(BalanceCallback):
+        def explore(self, sample, queries):
+            half = len(queries) // 2
+            few, many = (tuple(queries[:half]), tuple(queries[half:]))
+            return sample([Request(few, 1.0, 1, 1), Request(many, 1.0, 3, 2)])
+
+    def right(completions, **kwargs):
+        return [1.0] * len(completions)
+
+    trainer = make_trainer(tmp_path, model_path, reward_funcs=right, callbacks=[Uneven()], max_steps=1)
+    trainer.train()
+    assert trainer.figures["explore/pass@1"] == 1.0
+    assert not {"explore/pass@3", "explore/best_of_3", "explore/distinct"} & trainer.figures.keys()
+
+
+def test_a_selection_that_is_none_is_told(tmp_path, model_path):
+    class Forgetful(BSTaRTrainer):
+        def select_responses(self, rollouts, setting):
+            super().select_responses(rollouts, setting)
+
+    with pytest.raises(BStarError, match="must return a Selection, got NoneType"):
+        make_trainer(tmp_path, model_path, trainer=Forgetful).train()
+
+
+@pytest.mark.parametrize("prompt", ["", None])
+def test_a_query_without_a_prompt_is_named(tmp_path, model_path, prompt):
+    rows = make_dataset(5).to_list()
+    rows[3]["prompt"] = prompt
+    trainer = make_trainer(tmp_path, model_path, train_dataset=Dataset.from_list(rows))
+    with pytest.raises(DatasetError, match="the prompt of query 3 is empty"):
+        trainer.train()
+
+
+def test_a_tokenizer_without_eos_is_refused(tmp_path, model_path):
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(ConfigurationError, match="needs an EOS token"):
+        make_trainer(tmp_path, model_path, processing_class=tokenizer)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from transformers import IntervalStrategy, TrainerCallback
 
-from .balance import best_threshold, mean_balance_score
+from .balance import SAME_SCORE, best_threshold, mean_balance_score
 from .config import IterationPlan
 from .errors import ConfigurationError
 from .records import Request, Rollouts, Setting, concatenate
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 MOST_PROBE_QUERIES = 600  # the paper's
-TIE = 1e-12
 
 Sample = Callable[[Sequence[Request]], Rollouts]
 
@@ -72,8 +71,8 @@ class BalanceCallback(TrainerCallback):
             if value <= 0:
                 raise ConfigurationError(f"temperatures must be greater than 0, got {value:g}")
         self.thresholds = None if thresholds is None else _grid("thresholds", thresholds)
-        if num_queries is not None and num_queries < 1:
-            raise ConfigurationError(f"num_queries must be at least 1, got {num_queries}")
+        if num_queries is not None and (not isinstance(num_queries, int) or num_queries < 1):
+            raise ConfigurationError(f"num_queries must be a whole number of at least 1, got {num_queries}")
         if threshold_on not in ("all", "probe"):
             raise ConfigurationError(f"threshold_on must be 'all' or 'probe', got {threshold_on!r}")
         self._given_num_queries = num_queries
@@ -227,7 +226,7 @@ class BalanceCallback(TrainerCallback):
         best = Setting(self.setting.temperature, self.setting.threshold, 0.0)
         for temperature in self.temperatures:
             threshold, score = self._best_threshold(probed.at(temperature))
-            if score > best.score + TIE:
+            if score > best.score + SAME_SCORE:
                 best = Setting(temperature, threshold, score)
         if best.score <= 0:
             logger.warning(
@@ -239,7 +238,10 @@ class BalanceCallback(TrainerCallback):
 
 
 def _grid(name: str, values: float | Sequence[float]) -> tuple[float, ...]:
-    grid = tuple(np.atleast_1d(np.asarray(values, dtype=np.float64)).tolist())
+    try:
+        grid = tuple(map(float, [values] if isinstance(values, int | float) else values))
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{name} must be a number or a sequence of numbers, got {values!r}") from None
     if not grid:
         raise ConfigurationError(f"{name} must hold at least one value, got an empty grid")
     for value in grid:

@@ -43,13 +43,15 @@ def load_state(trainer: BSTaRTrainer, folder: str) -> None:
     """Continue the iteration that a checkpoint was written in.
 
     Raises:
-        BStarError: the checkpoint is not one of a BSTaRTrainer.
+        BStarError: the checkpoint is not one of a BSTaRTrainer, or the initial weights of a `"restart"` are gone.
+        DatasetError: the training dataset is smaller than it was.
     """
     path = os.path.join(folder, STATE_FILE)
     if not os.path.exists(path):
         raise BStarError(
             f"{folder} holds no {STATE_FILE}: it was not written by BSTaRTrainer, so it cannot be resumed"
         )
+    trainer.inheritance.resume(folder)
     state = torch.load(path, weights_only=True)
     trainer.iteration = state["iteration"]
     trainer.figures = state["figures"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +21,8 @@ def check_options(
     """Refuse what B-STaR cannot do; warn once of what has no effect on it.
 
     Raises:
-        UnsupportedOptionError: tools, environments, a rollout function, images.
-        DatasetError: no training dataset, or one without prompts.
+        UnsupportedOptionError: tools, environments, a rollout function.
+        DatasetError: no training dataset.
         DatasetTypeError: a training dataset of another kind.
         ConfigurationError: a stream without `max_steps`, or with `dispatch_batches`.
     """
@@ -38,22 +39,12 @@ def check_options(
         raise DatasetTypeError(
             f"`train_dataset` must be a `Dataset` or `IterableDataset`, got `{type(train_dataset).__name__}`"
         )
-    columns = train_dataset.column_names
-    if columns is not None and "prompt" not in columns:
-        raise DatasetError(f"the training dataset needs the column 'prompt', but it has {', '.join(columns)}")
-    images = [name for name in ("image", "images") if name in (columns or ())]
-    if images:
-        raise UnsupportedOptionError(
-            f"image prompts are not supported by BSTaRTrainer yet: remove the dataset column {images[0]!r}"
-        )
     is_stream = isinstance(train_dataset, IterableDataset)
     accelerator_config: Any = args.accelerator_config
     if is_stream and accelerator_config.dispatch_batches:
         raise ConfigurationError("Iterable datasets require `dispatch_batches=False` in accelerator_config, as in TRL")
     if is_stream and args.max_steps <= 0:
         raise ConfigurationError(f"a stream of queries has no length: max_steps must be set, got {args.max_steps}")
-    if not is_stream and not len(train_dataset):
-        raise DatasetError("the training dataset holds no rows")
     without_effect = args.ineffective_options()
     generation_kwargs = args.generation_kwargs if isinstance(args.generation_kwargs, dict) else {}
     if "temperature" in generation_kwargs:
@@ -75,7 +66,7 @@ def find_balance_callback(callbacks: Sequence[Any] | None, args: BSTaRConfig) ->
     Raises:
         ConfigurationError: there are several.
     """
-    mine = list(filter(_is_balance_callback, callbacks or []))
+    mine = list(filter(is_balance_callback, callbacks or []))
     if len(mine) > 1:
         raise ConfigurationError(f"there must be one BalanceCallback, got {len(mine)}")
     given = mine[0] if mine else BalanceCallback
@@ -91,16 +82,17 @@ def find_balance_callback(callbacks: Sequence[Any] | None, args: BSTaRConfig) ->
     return balance, [balance if item is given else item for item in callbacks or []]
 
 
-def _is_balance_callback(item: Any) -> bool:
+def is_balance_callback(item: Any) -> bool:
+    """An instance or the class, of a subclass too."""
     return isinstance(item, BalanceCallback) or (isinstance(item, type) and issubclass(item, BalanceCallback))
 
 
-def check_rewards(functions: Sequence[Any], args: BSTaRConfig, *datasets: Any) -> int:
-    """Check names, weights and columns of the rewards; returns the verifier's index.
+def check_rewards(functions: Sequence[Any], args: BSTaRConfig) -> int:
+    """Check names and weights of the rewards; returns the verifier's index.
 
     Raises:
-        ConfigurationError: no reward, no (or no single) verifier, as many weights as there are not rewards.
-        DatasetError: a dataset without a reward's column.
+        ConfigurationError: no reward, no (or no single) verifier, as many weights as there are not rewards, a weight
+            or `correct_at` that is no finite number.
     """
     if not functions or functions[0] is None:
         raise ConfigurationError(
@@ -112,8 +104,49 @@ def check_rewards(functions: Sequence[Any], args: BSTaRConfig, *datasets: Any) -
             f"{len(functions)} ({', '.join(map(reward_name, functions))})"
         )
     verifier = find_verifier(functions, args.verifier)
-    for given in datasets:
-        for dataset in given.values() if isinstance(given, dict) else [given]:
-            if dataset is not None and dataset.column_names is not None:
-                check_columns(functions, dataset.column_names, remove_unused=bool(args.remove_unused_columns))
+    for weight in args.reward_weights or ():
+        if not math.isfinite(weight):
+            raise ConfigurationError(f"reward_weights must be finite numbers, got {args.reward_weights}")
+    if not math.isfinite(getattr(functions[verifier], "correct_at", 1.0)):
+        raise ConfigurationError(
+            f"correct_at of reward '{reward_name(functions[verifier])}' must be a finite number, got "
+            f"{functions[verifier].correct_at}"
+        )
     return verifier
+
+
+def check_datasets(functions: Sequence[Any], args: BSTaRConfig, train_dataset: Any, eval_dataset: Any) -> None:
+    """Check that there are prompts and the rewards' columns in what is trained and evaluated on.
+
+    Raises:
+        DatasetError: a dataset without rows, without prompts, or without a reward's column.
+        UnsupportedOptionError: image prompts.
+        ConfigurationError: the best model goes by a figure that several evaluation datasets do not have.
+    """
+    check_dataset("training dataset", train_dataset, functions, args)
+    if not isinstance(eval_dataset, dict):
+        if eval_dataset is not None:
+            check_dataset("evaluation dataset", eval_dataset, functions, args)
+        return
+    for name, dataset in eval_dataset.items():
+        check_dataset(f"evaluation dataset {name!r}", dataset, functions, args)
+    if args.wants_best_model and args.metric_for_best_model in ("pass@1", "eval_pass@1"):
+        names = ", ".join(f"eval_{name}_pass@1" for name in eval_dataset)
+        raise ConfigurationError(f"with several evaluation datasets metric_for_best_model must name one of: {names}")
+
+
+def check_dataset(name: str, dataset: Any, functions: Sequence[Any], args: BSTaRConfig) -> None:
+    """Check one dataset; `name` is what errors call it. A stream that does not say its columns is asked for a row."""
+    columns = dataset.column_names
+    if columns is None:
+        columns = list(next(iter(dataset), {}))
+    if not columns or (isinstance(dataset, Dataset) and not len(dataset)):
+        raise DatasetError(f"the {name} holds no rows")
+    if "prompt" not in columns:
+        raise DatasetError(f"the {name} needs the column 'prompt', but it has {', '.join(columns)}")
+    images = [column for column in ("image", "images") if column in columns]
+    if images:
+        raise UnsupportedOptionError(
+            f"image prompts are not supported by BSTaRTrainer yet: remove the column {images[0]!r} of the {name}"
+        )
+    check_columns(functions, columns, remove_unused=bool(args.remove_unused_columns))

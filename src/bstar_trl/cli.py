@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--output-dir", default="demo-out", metavar="DIR", help="where the results go")
     demo.add_argument("--iterations", type=_positive, default=8, metavar="N", help="iterations to train")
-    demo.add_argument("--seed", type=int, default=0, help="seed of data, sampling and training")
+    demo.add_argument("--seed", type=_seed, default=0, help="seed of data, sampling and training")
     demo.add_argument(
         "--static",
         action="store_true",
@@ -76,10 +76,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    return _whole_number(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
+    return int(text)
 
 
 def _setting(text: str) -> tuple[float, float]:

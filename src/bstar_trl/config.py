@@ -226,6 +226,15 @@ class BSTaRConfig(GRPOConfig):
         """Responses sampled per query in evaluation."""
         return self.num_generations_eval or self.num_generations
 
+    @property
+    def wants_best_model(self) -> bool:
+        """Whether anything goes by `metric_for_best_model`."""
+        return (
+            self.load_best_model_at_end
+            or self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+            or str(getattr(self.save_strategy, "value", self.save_strategy)) == "best"
+        )
+
     def plan(self, dataset_size: int | None) -> IterationPlan:
         """Decide N, M, the steps and n* for a dataset of this many rows (`None`: a stream).
 
@@ -303,8 +312,10 @@ class BSTaRConfig(GRPOConfig):
             )
         for name in ("iteration_steps", "queries_per_iteration", "samples_per_iteration", "generation_chunk_size"):
             value = getattr(self, name)
-            if value is not None and (value != int(value) or value < 1):
+            if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigurationError(f"{name} must be a whole number of at least 1, got {value}")
+        if self.seed < 0:
+            raise ConfigurationError(f"seed must be at least 0, got {self.seed}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ConfigurationError(f"temperature must be greater than 0, got {self.temperature}")
         if self.inheritance not in ("online", "iterative", "restart"):
@@ -327,12 +338,7 @@ class BSTaRConfig(GRPOConfig):
 
     def _prefer_pass_at_1(self) -> None:
         """Where the parent would default (or has defaulted) to the evaluation loss, which there is none of: pass@1."""
-        wants_metric = (
-            self.load_best_model_at_end
-            or self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
-            or str(getattr(self.save_strategy, "value", self.save_strategy)) == "best"
-        )
-        if wants_metric and self.metric_for_best_model in (None, "loss", "eval_loss"):
+        if self.wants_best_model and self.metric_for_best_model in (None, "loss", "eval_loss"):
             self.metric_for_best_model, self.greater_is_better = "eval_pass@1", True
 
     def _claim_chunk_size(self) -> None:

@@ -31,7 +31,3 @@ class RewardError(BStarError, ValueError):
 
 class EmptySelectionError(BStarError, RuntimeError):
     """Several rounds in a row selected no response at all: there is nothing to learn from."""
-
-
-class MissingDependencyError(BStarError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""

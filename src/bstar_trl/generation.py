@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object, is_peft_model
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, ProcessorMixin
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.data_utils import is_conversational
 from trl.models.utils import unwrap_model_for_generation
 
+from .errors import ConfigurationError, DatasetError, UnsupportedOptionError
 from .records import Completion, FinishReason, Request
 
 if TYPE_CHECKING:
@@ -64,6 +66,14 @@ class PolicySampler:
         self.tokenizer: Any = (
             processing_class.tokenizer if isinstance(processing_class, ProcessorMixin) else processing_class
         )
+        if self.tokenizer.eos_token_id is None:
+            raise ConfigurationError("the tokenizer needs an EOS token: without one no response can end by itself")
+        sharded = trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()
+        if sharded and trainer.accelerator.num_processes > 1 and not trainer.args.use_vllm:
+            raise UnsupportedOptionError(
+                "sampling from a model that is sharded over processes (FSDP, DeepSpeed stage 3) is supported with "
+                "use_vllm=True alone"
+            )
         self.engine: Engine
         if not trainer.args.use_vllm:
             self.engine = TransformersEngine(trainer, self.tokenizer)
@@ -90,10 +100,12 @@ class PolicySampler:
             self.trainer._last_loaded_step = self.trainer.state.global_step
         if sleeps:
             vllm.llm.wake_up(tags=["kv_cache"])
-        yield
-        if sleeps:
-            vllm.llm.sleep(level=2)
-            vllm._llm_weights_sleeping = True
+        try:
+            yield
+        finally:
+            if sleeps:
+                vllm.llm.sleep(level=2)
+                vllm._llm_weights_sleeping = True
 
     def weights_changed(self) -> None:
         """Tell the engine that the weights changed without an optimizer step."""
@@ -122,6 +134,9 @@ class PolicySampler:
             prompts (`Mapping[int, Any]`): the prompt of each query id.
         """
         query_ids = list(dict.fromkeys(query_id for request in requests for query_id in request.query_ids))
+        for query_id in query_ids:
+            if not prompts[query_id]:
+                raise DatasetError(f"the prompt of query {query_id} is empty: got {prompts[query_id]!r}")
         tokens = dict(zip(query_ids, self.prompt_ids([prompts[query_id] for query_id in query_ids]), strict=True))
         jobs = [
             Job(query_id, tokens[query_id], request.temperature, _job_seed(request.seed, query_id, copy))
@@ -167,9 +182,11 @@ def unmerged_copy(model: torch.nn.Module) -> Iterator[None]:
             # Quantised weights are not merged in place, and full precision does not drift.
             if hasattr(module, "base_layer") and getattr(weight, "dtype", None) in (torch.bfloat16, torch.float16):
                 kept.append((weight.data, weight.data.to("cpu", copy=True)))
-    yield
-    for weight, copy in kept:
-        weight.copy_(copy)
+    try:
+        yield
+    finally:
+        for weight, copy in kept:
+            weight.copy_(copy)
 
 
 class TransformersEngine:
@@ -185,8 +202,7 @@ class TransformersEngine:
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
         chunk_size = self.trainer.args.chunk_size
-        if not jobs:
-            return
+        # A process without jobs takes part all the same: unwrapping a distributed model is a collective.
         with self._policy() as model:
             for greedy in (False, True):
                 positions = [index for index, job in enumerate(jobs) if (job.temperature == 0) == greedy]
@@ -347,7 +363,7 @@ class ColocatedEngine(_VLLMEngine):
 
 
 class ServerEngine(_VLLMEngine):
-    """A vLLM server: the main process sends one HTTP request per query and temperature, many in flight together."""
+    """A vLLM server: the main process sends one HTTP request per response, many in flight together."""
 
     max_in_flight = 64
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from .errors import UnsupportedOptionError
+from .errors import BStarError, UnsupportedOptionError
 
 if TYPE_CHECKING:
     from .trainer import BSTaRTrainer
@@ -32,6 +32,7 @@ class Inheritance:
                 raise UnsupportedOptionError(
                     f"inheritance={self.kind!r} is not supported under {name} yet: use inheritance='online'"
                 )
+        self._initial_weights = os.path.join(str(trainer.args.output_dir), INITIAL_WEIGHTS)
         self._fresh_groups: list[dict[str, Any]] = []
         self._fresh_schedule: dict[str, Any] = {}
 
@@ -52,8 +53,25 @@ class Inheritance:
         if self.kind == "restart" and self.trainer.accelerator.is_main_process:
             os.makedirs(str(self.trainer.args.output_dir), exist_ok=True)
             weights = {name: item.detach().cpu().contiguous().clone() for name, item in self._trainable().items()}
-            save_file(weights, self._path())
+            save_file(weights, self._initial_weights)
         self.trainer.accelerator.wait_for_everyone()
+
+    def resume(self, checkpoint: str) -> None:
+        """Find the initial weights again: beside the checkpoint, wherever its run has been moved to.
+
+        Raises:
+            BStarError: they are neither there nor in `output_dir`.
+        """
+        if self.kind != "restart":
+            return
+        beside = os.path.join(os.path.dirname(os.path.abspath(checkpoint)), INITIAL_WEIGHTS)
+        if os.path.exists(beside):
+            self._initial_weights = beside
+        elif not os.path.exists(self._initial_weights):
+            raise BStarError(
+                f"inheritance='restart' returns to the initial weights, but there is no {INITIAL_WEIGHTS} beside "
+                f"{checkpoint} or in {self.trainer.args.output_dir}: copy it there from the first run's output_dir"
+            )
 
     def begin_improvement(self) -> None:
         """Called after an iteration's responses were selected and before its first step; not for the first one."""
@@ -64,7 +82,7 @@ class Inheritance:
         self._optimizer.load_state_dict({"state": {}, "param_groups": fresh})
         self._schedule.load_state_dict(copy.deepcopy(self._fresh_schedule))
         if self.kind == "restart":
-            weights = load_file(self._path())
+            weights = load_file(self._initial_weights)
             with torch.no_grad():
                 for name, parameter in self._trainable().items():
                     parameter.copy_(weights[name])
@@ -81,6 +99,3 @@ class Inheritance:
     def _trainable(self) -> dict[str, torch.nn.Parameter]:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         return {name: item for name, item in model.named_parameters() if item.requires_grad}
-
-    def _path(self) -> str:
-        return os.path.join(str(self.trainer.args.output_dir), INITIAL_WEIGHTS)

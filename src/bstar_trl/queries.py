@@ -53,6 +53,9 @@ class MapQueries(Mapping[int, dict[str, Any]]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
+        largest = max(state["remaining"], default=-1)
+        if largest >= len(self.dataset):
+            raise DatasetError(f"the run to continue still has row {largest} to explore, got {len(self.dataset)} rows")
         self.epoch, self._remaining = state["epoch"], list(state["remaining"])
 
     def _order(self, epoch: int) -> list[int]:

@@ -34,7 +34,8 @@ class Setting:
 class Request:
     """One order to sample: `n` responses for each of `query_ids`, all at one temperature.
 
-    `seed` fixes the samples: equal requests to equal weights give equal responses.
+    `seed` fixes the samples: equal requests to equal weights give equal responses, as long as the number of processes
+    and `generation_chunk_size` are the same.
     """
 
     query_ids: tuple[int, ...]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,12 @@ class RolloutStore:
         values_RF: np.ndarray,
         reasons_R: np.ndarray,
     ) -> Rollouts:
-        """Keep this process's responses; returns those of all processes, in the order of the processes.
+        """Keep this process's responses, four bytes a token; returns those of all processes, in their order.
 
         A collective: every process calls it, if only with no responses.
         """
         first = len(self._completions) + (self.process_index << OWNER_SHIFT)
-        self._completions += completions
+        self._completions += [replace(item, token_ids=array("i", item.token_ids)) for item in completions]
         mine = Rollouts(
             query_ids_R=np.array([item.query_id for item in completions], dtype=np.int64),
             temperatures_R=np.array([item.temperature for item in completions], dtype=np.float64),
@@ -72,7 +73,8 @@ class RolloutStore:
     def read(self, rows: np.ndarray) -> list[Completion]:
         """The completions of these rows, whoever sampled them. A collective."""
         located = list(zip(*self.locate(rows), strict=True))
-        parts = self.gather([[self._completions[place] for owner, place in located if owner == self.process_index]])
+        mine = [self._completions[place] for owner, place in located if owner == self.process_index]
+        parts = self.gather([[replace(item, token_ids=list(item.token_ids)) for item in mine]])
         iterators = [iter(part) for part in parts]
         return [next(iterators[owner]) for owner, _ in located]
 

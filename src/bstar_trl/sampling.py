@@ -56,6 +56,7 @@ class Sampling:
         share = [item for item in map(self._share, requests) if item.query_ids]
         completions: list[Completion] = []
         scored = 0
+        self.scorer.discard()
         for completion in self.generate(share):
             completions.append(completion)
             if len(completions) - scored == self.chunk_size:
@@ -95,10 +96,14 @@ class Sampling:
 
     def logged_extras(self, rows: np.ndarray) -> dict[str, list[Any]]:
         """What reward functions passed to `log_extra`, for these rows of the rollouts. A collective."""
-        mine = {column: dict(items) for column, items in self._extras.items()}
+        owners, places = self._store.locate(rows)
+        me = self.accelerator.process_index
+        wanted = {place for owner, place in zip(owners, places, strict=True) if owner == me}
+        mine = {
+            column: {place: items[place] for place in wanted & items.keys()} for column, items in self._extras.items()
+        }
         parts = gather_object([mine])
         columns = sorted({column for part in parts for column in part})
-        owners, places = self._store.locate(rows)
         return {
             column: [parts[owner].get(column, {}).get(place) for owner, place in zip(owners, places, strict=True)]
             for column in columns

@@ -6,11 +6,10 @@ NaN, so it cannot run per chunk and cannot tell "not applicable" from "broken".
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 from trl.data_utils import apply_chat_template, is_conversational
 
+from .background import BackgroundLoop, BackgroundThread
 from .errors import ConfigurationError, DatasetError, RewardError
 from .records import Completion
 from .rewards.base import RewardFn, Score
@@ -44,6 +44,7 @@ class _Batch:
     completions: Sequence[Completion]
     results: list[Future[list[Score]]]
     extras: dict[str, list[Any]] = field(default_factory=dict)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
 
 
 class Scorer:
@@ -81,13 +82,9 @@ class Scorer:
         self.correct_at = float(getattr(self.functions[verifier], "correct_at", 1.0))
         # The package's own rewards run beside generation, on one thread, in order; whatever a user passes is called
         # on the main thread, since it may use signals or the global random state.
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="bstar-scoring")
-        # One event loop on one thread for the whole run: async clients keep their connections on it, and it works
-        # where the main thread already runs a loop (a notebook).
-        self._async = ThreadPoolExecutor(1, thread_name_prefix="bstar-async")
-        self._loop: asyncio.Runner | None = None
+        self._beside = BackgroundThread("bstar-scoring")
+        self._async = BackgroundLoop("bstar-async")
         self._batches: list[_Batch] = []
-        self._metrics: dict[str, list[float]] = {}
 
     def add(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]], trainer_state: Any) -> None:
         """Start scoring these responses; `rows` are their dataset rows. Raises what earlier ones have raised."""
@@ -107,7 +104,7 @@ class Scorer:
             "completion_ids": [list(item.token_ids) for item in completions],
             "trainer_state": trainer_state,
             "log_extra": lambda column, values: batch.extras.setdefault(column, []).extend(values),
-            "log_metric": lambda name, value: self._metrics.setdefault(name, []).append(float(value)),
+            "log_metric": lambda name, value: batch.metrics.setdefault(name, []).append(float(value)),
         }
         for index, function in enumerate(self.functions):
             if isinstance(function, nn.Module):
@@ -115,19 +112,26 @@ class Scorer:
                 batch.results.append(_done(self._checked(index, completions, call())))
             elif isinstance(function, RewardFn):
                 call = partial(function.score, prompts, texts, **keywords)
-                batch.results.append(self._beside.submit(self._call, index, completions, call))
+                batch.results.append(self._beside.submit(partial(self._call, index, completions, call)))
             elif is_async(function):
                 call = partial(function, prompts=prompts, completions=answers, **keywords)
-                batch.results.append(self._async.submit(self._call_async, index, completions, call))
+                batch.results.append(self._async.submit(self._call_async(index, completions, call)))
             else:
                 output = function(prompts=prompts, completions=answers, **keywords)
                 batch.results.append(_done(self._checked(index, completions, output)))
         self._batches.append(batch)
 
+    def discard(self) -> None:
+        """Forget what a round that was interrupted or failed has left behind."""
+        for batch in self._batches:
+            for result in batch.results:
+                result.cancel()
+        self._batches = []
+
     def finish(self) -> Scores:
         """Everything added since the last `finish`, in the order it was added."""
         batches, self._batches = self._batches, []
-        metrics, self._metrics = self._metrics, {}
+        metrics: dict[str, list[float]] = {}
         values: list[list[float]] = []
         reasons: list[str | None] = []
         extras: dict[str, list[Any]] = {}
@@ -139,6 +143,8 @@ class Scorer:
                 for row in zip(*scores_FB, strict=True)
             ]
             reasons += [item.reason for item in scores_FB[self.verifier]]
+            for name, logged in batch.metrics.items():
+                metrics.setdefault(name, []).extend(logged)
             for column, items in batch.extras.items():
                 if len(items) != len(batch.completions):
                     raise RewardError(
@@ -167,21 +173,19 @@ class Scorer:
         return self.judged(values_RF) & (np.nan_to_num(values_RF[:, self.verifier]) >= self.correct_at)
 
     def close(self) -> None:
-        """Let go of threads and of what the rewards hold."""
+        """Let go of threads and of what the rewards hold. The scorer stays usable."""
+        self.discard()
+        self._async.close()
+        self._beside.close()
         for function in self.functions:
             if isinstance(function, RewardFn):
                 function.close()
-        if self._loop is not None:
-            self._async.submit(self._loop.close).result()
-            self._loop = None
 
     def _call(self, index: int, completions: Sequence[Completion], call: Callable[[], Any]) -> list[Score]:
         return self._checked(index, completions, call())
 
-    def _call_async(self, index: int, completions: Sequence[Completion], call: Callable[[], Any]) -> list[Score]:
-        if self._loop is None:
-            self._loop = asyncio.Runner()
-        return self._checked(index, completions, self._loop.run(call()))
+    async def _call_async(self, index: int, completions: Sequence[Completion], call: Callable[[], Any]) -> list[Score]:
+        return self._checked(index, completions, await call())
 
     def _checked(self, index: int, completions: Sequence[Completion], output: Any) -> list[Score]:
         """A reward function's output as scores; an error that names the function and the row where it is none."""

@@ -28,9 +28,11 @@ def iteration_metrics(rollouts: Rollouts, selection: Selection, scorer: Scorer) 
     Only responses that could be selected from count: probe samples at other temperatures are not among them.
     """
     arrays = grids(rollouts)
+    # Figures of K responses need K of every query; an `explore` of one's own may have sampled unevenly.
+    is_even = bool((arrays.index_NK >= 0).all())
     return {
         **_exploration(rollouts, arrays),
-        **_exploitation(arrays),
+        **(_per_query(arrays) if is_even else {}),
         **_selection(rollouts, selection),
         **_rewards(rollouts, scorer),
         **_completions(rollouts),
@@ -51,10 +53,9 @@ def _exploration(rollouts: Rollouts, arrays: Grids) -> dict[str, float]:
     figures = {
         "temperature": float(coolest + (rollouts.temperatures_R - coolest).mean()),
         "completions": float(len(rollouts)),
-        **pass_metrics(arrays.correct_NK, arrays.text_ids_NK),
+        "pass@1": float(rollouts.correct_R.mean()),
         "truncated": float(1 - rollouts.ended_R.mean()),
         "unjudged": float(1 - rollouts.judged_R.mean()),
-        "distinct": float(np.mean([len(np.unique(row)) / len(row) for row in arrays.text_ids_NK])),
         "distinct_equations": _distinct_equations(rollouts, arrays),
     }
     # No correct response holds an equation: there is no such figure.
@@ -70,13 +71,17 @@ def _distinct_equations(rollouts: Rollouts, arrays: Grids) -> float:
     return float(metrics.distinct_equations(per_query, [[True] * len(responses) for responses in per_query]))
 
 
-def _exploitation(arrays: Grids) -> dict[str, float]:
+def _per_query(arrays: Grids) -> dict[str, float]:
+    """Exploration and exploitation of K responses per query."""
     k = arrays.correct_NK.shape[1]
-    figures = {f"explore/best_of_{k}": float(metrics.best_of_k(arrays.rewards_NK, arrays.correct_NK))}
+    figures = {
+        **pass_metrics(arrays.correct_NK, arrays.text_ids_NK),
+        "distinct": float(np.mean([len(np.unique(row)) / len(row) for row in arrays.text_ids_NK])),
+        f"best_of_{k}": float(metrics.best_of_k(arrays.rewards_NK, arrays.correct_NK)),
+    }
     if k >= PASS_S:
-        name = f"explore/reward@{k}-{PASS_S}"
-        figures[name] = float(metrics.reward_at_k_s(arrays.rewards_NK, arrays.correct_NK, s=PASS_S))
-    return figures
+        figures[f"reward@{k}-{PASS_S}"] = float(metrics.reward_at_k_s(arrays.rewards_NK, arrays.correct_NK, s=PASS_S))
+    return {f"explore/{name}": value for name, value in figures.items()}
 
 
 def _selection(rollouts: Rollouts, selection: Selection) -> dict[str, float]:

@@ -21,9 +21,16 @@ from trl import GRPOTrainer
 from . import tracking
 from .batches import BatchShape, Ticks, TrainingBatches
 from .checkpoints import last_whole_checkpoint, load_state, save_state
-from .checks import check_options, check_rewards, find_balance_callback
+from .checks import (
+    check_dataset,
+    check_datasets,
+    check_options,
+    check_rewards,
+    find_balance_callback,
+    is_balance_callback,
+)
 from .config import BSTaRConfig, as_bstar_config
-from .errors import EmptySelectionError, UnsupportedOptionError
+from .errors import BStarError, ConfigurationError, DatasetError, EmptySelectionError, UnsupportedOptionError
 from .evaluation import evaluation_metrics
 from .generation import PolicySampler, completion_log_probs
 from .inheritance import Inheritance
@@ -63,8 +70,8 @@ class BSTaRTrainer(GRPOTrainer):
     Overridden of the parents, and why: `get_train_dataloader` (the loader only ticks: an iteration decides what is
     served), `_prepare_inputs` (explores at an iteration's start, then serves its micro-batches), `compute_loss` (a
     likelihood), `evaluate` (metrics per query), `prediction_step` (refused), `log` (adds the iteration's figures),
-    `create_scheduler` (the horizon depends on `inheritance`), `train`, `_save_checkpoint` and
-    `_load_optimizer_and_scheduler` (resuming).
+    `create_scheduler` (the horizon depends on `inheritance`), `add_callback` (a balance comes with the constructor),
+    `train`, `_save_checkpoint` and `_load_optimizer_and_scheduler` (resuming), `_load_best_model` (tells the engine).
 
     Raises:
         ConfigurationError: options that cannot work, before any weight is loaded.
@@ -112,7 +119,8 @@ class BSTaRTrainer(GRPOTrainer):
         check_options(args, train_dataset, tools, rollout_func, environment_factory)
         self.balance, callbacks = find_balance_callback(callbacks, args)
         functions = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
-        verifier = check_rewards(functions, args, train_dataset, eval_dataset)
+        verifier = check_rewards(functions, args)
+        check_datasets(functions, args, train_dataset, eval_dataset)
         dataset_size = len(train_dataset) if isinstance(train_dataset, Dataset) else None
         self.plan = args.plan(dataset_size)
         self.balance.setup(
@@ -168,6 +176,8 @@ class BSTaRTrainer(GRPOTrainer):
                 rollouts = self.balance.explore(sampling, queries)
             setting = self.balance.settle(rollouts)
             selection = self.select_responses(rollouts, setting)
+            if not isinstance(selection, Selection):
+                raise BStarError(f"select_responses must return a Selection, got {type(selection).__name__}")
             num_sampled += sampling.num_sampled
             self.state.num_input_tokens_seen += sampling.num_tokens
             if len(selection):
@@ -306,6 +316,12 @@ class BSTaRTrainer(GRPOTrainer):
         self.inheritance.remember()
         return scheduler
 
+    def add_callback(self, callback: Any) -> None:
+        """The parent's; a `BalanceCallback` takes part in building the trainer, so it cannot come later."""
+        if is_balance_callback(callback):
+            raise ConfigurationError("a BalanceCallback must be passed to the trainer's constructor: callbacks=[...]")
+        super().add_callback(callback)
+
     # ------------------------------------------------------------------ evaluation and logs
 
     def evaluate(
@@ -325,14 +341,18 @@ class BSTaRTrainer(GRPOTrainer):
         """
         given: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(given, str):
-            given = self.eval_dataset[given]  # type: ignore[index]
+            known: Any = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
+            if given not in known:
+                raise DatasetError(f"eval_dataset must name one of {list(known)}, got {given!r}")
+            given = known[given]
         if given is None:
-            raise ValueError("evaluation needs an eval_dataset: pass one here or to the trainer")
+            raise DatasetError("evaluation needs an eval_dataset: pass one here or to the trainer")
         if isinstance(given, dict):
             figures: dict[str, float] = {}
             for name, dataset in given.items():
                 figures |= self.evaluate(dataset, ignore_keys, f"{metric_key_prefix}_{name}")
             return figures
+        check_dataset("evaluation dataset", given, self.reward_funcs, self.args)
         started = time.time()
         rows = dict(enumerate(self._columns_in_use(given)))
         training_rows = self._rows
@@ -372,6 +392,9 @@ class BSTaRTrainer(GRPOTrainer):
         """The parent's; `resume_from_checkpoint=True` takes the last checkpoint that was written to its end."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(str(self.args.output_dir)) or True
+        # A run starts anew, also after another one; resuming loads what it goes on with.
+        self.batches, self.iteration, self.figures = None, 0, {}
+        self.balance.history = []
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
@@ -381,6 +404,10 @@ class BSTaRTrainer(GRPOTrainer):
         folder = os.path.join(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         save_state(self, folder)
         super()._save_checkpoint(model, trial)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self.sampler.weights_changed()
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
