@@ -7,15 +7,38 @@ could be right there. A likelihood of unselected samples means nothing, so there
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from .errors import DatasetError
 from .records import Request
 from .rollouts import grids
 from .sampling import Sampling
 from .tracking import pass_metrics
 
 GREEDY = 0.0
+
+
+def evaluation_datasets(given: Any, of_trainer: Any) -> dict[str, Any]:
+    """What to evaluate on, by what to append to the metrics' prefix: nothing, or `_<name>` where there are several.
+
+    Args:
+        given: a dataset, a dict of them, the name of one of the trainer's, or `None`: the trainer's.
+        of_trainer: what the trainer was built with.
+
+    Raises:
+        DatasetError: there is none, or none of that name.
+    """
+    if isinstance(given, str):
+        known = of_trainer if isinstance(of_trainer, dict) else {}
+        if given not in known:
+            raise DatasetError(f"eval_dataset must name one of {list(known)}, got {given!r}")
+        return {"": known[given]}
+    given = of_trainer if given is None else given
+    if given is None:
+        raise DatasetError("evaluation needs an eval_dataset: pass one here or to the trainer")
+    return {f"_{name}": dataset for name, dataset in given.items()} if isinstance(given, dict) else {"": given}
 
 
 def evaluation_metrics(

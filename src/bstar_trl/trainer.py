@@ -30,8 +30,8 @@ from .checks import (
     is_balance_callback,
 )
 from .config import BSTaRConfig, as_bstar_config
-from .errors import BStarError, ConfigurationError, DatasetError, EmptySelectionError, UnsupportedOptionError
-from .evaluation import evaluation_metrics
+from .errors import BStarError, ConfigurationError, EmptySelectionError, UnsupportedOptionError
+from .evaluation import evaluation_datasets, evaluation_metrics
 from .generation import PolicySampler, completion_log_probs
 from .inheritance import Inheritance
 from .queries import make_queries
@@ -339,22 +339,15 @@ class BSTaRTrainer(GRPOTrainer):
             ignore_keys: not used; the parent's signature.
             metric_key_prefix (`str`, *optional*, defaults to `"eval"`): of the keys.
         """
-        given: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(given, str):
-            known: Any = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
-            if given not in known:
-                raise DatasetError(f"eval_dataset must name one of {list(known)}, got {given!r}")
-            given = known[given]
-        if given is None:
-            raise DatasetError("evaluation needs an eval_dataset: pass one here or to the trainer")
-        if isinstance(given, dict):
-            figures: dict[str, float] = {}
-            for name, dataset in given.items():
-                figures |= self.evaluate(dataset, ignore_keys, f"{metric_key_prefix}_{name}")
-            return figures
-        check_dataset("evaluation dataset", given, self.reward_funcs, self.args)
+        figures: dict[str, float] = {}
+        for suffix, dataset in evaluation_datasets(eval_dataset, self.eval_dataset).items():
+            check_dataset("evaluation dataset", dataset, self.reward_funcs, self.args)
+            figures |= self._evaluate_on(dataset, metric_key_prefix + suffix)
+        return figures
+
+    def _evaluate_on(self, dataset: Any, prefix: str) -> dict[str, float]:
         started = time.time()
-        rows = dict(enumerate(self._columns_in_use(given)))
+        rows = dict(enumerate(self._columns_in_use(dataset)))
         training_rows = self._rows
         with self.sampler.session():
             figures = evaluation_metrics(
@@ -365,8 +358,8 @@ class BSTaRTrainer(GRPOTrainer):
                 seed=self.args.seed,
             )
         self._rows = training_rows
-        figures = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
-        figures |= speed_metrics(metric_key_prefix, started, num_samples=len(rows))
+        figures = {f"{prefix}_{name}": value for name, value in figures.items()}
+        figures |= speed_metrics(prefix, started, num_samples=len(rows))
         self.log(figures)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
