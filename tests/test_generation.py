@@ -59,6 +59,17 @@ def test_equal_requests_give_equal_responses_and_seeds_differ(tmp_path, model_pa
     assert len({item.text for item in first}) > 20  # copies of a query have seeds of their own
 
 
+def test_dropout_is_off_while_sampling(tmp_path):
+    path = str(tmp_path / "policy")
+    make_model(attention_dropout=0.5).save_pretrained(path)
+    make_tokenizer().save_pretrained(path)
+    trainer = make_trainer(tmp_path, path)
+    trainer.model.train()
+    greedy = [sample(trainer, ["1+2=", "12+3="], n=1, temperature=0.0, seed=seed) for seed in range(4)]
+    assert greedy[0] == greedy[1] == greedy[2] == greedy[3]
+    assert trainer.model.training
+
+
 def test_sampling_leaves_the_random_state_and_the_mode_alone(tmp_path, model_path):
     trainer = make_trainer(tmp_path, model_path)
     trainer.model.train()

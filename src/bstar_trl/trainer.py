@@ -230,7 +230,7 @@ class BSTaRTrainer(GRPOTrainer):
 
     @property
     def rows(self) -> Any:
-        """The dataset rows of the queries being sampled, by query id: the training set's, or an evaluation's."""
+        """The dataset rows of the queries last sampled, by query id: the training set's, or an evaluation's."""
         return self._rows
 
     def _sampling(self, rows: Any) -> Sampling:
@@ -348,7 +348,6 @@ class BSTaRTrainer(GRPOTrainer):
     def _evaluate_on(self, dataset: Any, prefix: str) -> dict[str, float]:
         started = time.time()
         rows = dict(enumerate(self._columns_in_use(dataset)))
-        training_rows = self._rows
         with self.sampler.session():
             figures = evaluation_metrics(
                 self._sampling(rows),
@@ -357,7 +356,6 @@ class BSTaRTrainer(GRPOTrainer):
                 temperature=self.args.temperature,
                 seed=self.args.seed,
             )
-        self._rows = training_rows
         figures = {f"{prefix}_{name}": value for name, value in figures.items()}
         figures |= speed_metrics(prefix, started, num_samples=len(rows))
         self.log(figures)
