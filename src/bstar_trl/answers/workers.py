@@ -115,21 +115,22 @@ class WorkerPool:
         self._prepare()
 
     def _compare(self, pair: tuple[str, str]) -> Outcome:
-        # A worker that dies is tried once more with a fresh one: someone else may have killed the first.
-        for _ in range(2):
-            with self._borrowed() as worker:
+        # A worker that dies is tried once more with a fresh one: someone else may have killed the first, and the idle
+        # ones with it.
+        for fresh in (False, True):
+            with self._borrowed(fresh) as worker:
                 outcome = worker.compare(pair, self.time_limit)
             if outcome != "crashed":
                 break
         return outcome
 
     @contextmanager
-    def _borrowed(self) -> Iterator[_Worker]:
+    def _borrowed(self, fresh: bool) -> Iterator[_Worker]:
         with self._places:
             with self._lock:
                 worker = self._idle.pop() if self._idle else None
                 generation = self._generation
-            if worker is not None and not worker.usable():
+            if worker is not None and (fresh or not worker.usable()):
                 self._end(worker)
                 worker = None
             if worker is None:
