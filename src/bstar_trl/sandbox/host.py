@@ -270,9 +270,14 @@ class _Sandbox:
         self._control.close()
 
     def _kill(self) -> None:
-        # Killing the guard kills the warm parent (its parent-death signal), and that the whole pid namespace.
-        self._process.kill()
-        self._process.wait()
+        # The guard kills the warm parent and waits for its end, and with that goes the whole pid namespace. Were the
+        # guard killed itself, the warm parent would still die (its parent-death signal), with nobody to bury it.
+        self._process.terminate()
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 class _Talk:
@@ -345,6 +350,10 @@ class _Talk:
 
 def _verdict(message: bytes, report: dict[str, Any], output: str, limits: Limits, seconds: float) -> Verdict:
     """The tests' word, if it is whole; otherwise what the warm parent saw."""
+    if report["stopped"] == "timeout":
+        return Verdict(False, "timeout", f"more than {limits.timeout:g} s", output, seconds)
+    if report["stopped"] == "memory":
+        return Verdict(False, "memory", f"more than {limits.memory_mb} MiB in all", output, seconds)
     if len(message) > 4 and struct.unpack(">I", message[:4])[0] == len(message) - 4:
         said = json.loads(message[4:])
         reason, detail = said["reason"], said["detail"]
@@ -354,10 +363,6 @@ def _verdict(message: bytes, report: dict[str, Any], output: str, limits: Limits
             words = {3: "syntax", 4: "memory", 5: "forbidden", 6: "exception"}
             reason = words.get(os.waitstatus_to_exitcode(report["status"]), reason)
         return Verdict(reason == "passed", reason, detail, output, seconds)
-    if report["stopped"] == "timeout":
-        return Verdict(False, "timeout", f"more than {limits.timeout:g} s", output, seconds)
-    if report["stopped"] == "memory":
-        return Verdict(False, "memory", f"more than {limits.memory_mb} MiB in all", output, seconds)
     return Verdict(False, "no answer", "the tests' process ended before its verdict", output, seconds)
 
 

@@ -86,6 +86,7 @@ def main() -> None:
 def _guard(child: int, host: int) -> NoReturn:
     """Wait for the warm parent's end; make it end if the host has gone, however it went."""
     ended = os.pidfd_open(child)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
     while not select.select([ended], [], [], GUARD_TICK)[0]:
         if os.getppid() != host:
             break
@@ -113,7 +114,7 @@ def _become_warm_parent(control: socket.socket, ground: Ground, pid: int) -> NoR
 def _settle(ground: Ground, pid: int) -> None:
     """From the guard's fork to the place where children can be forked."""
     ground.own_pid = pid
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.executable = os.path.realpath(sys.executable)  # what a program can start again
     if ground.level == "none":
         check(LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
         if os.geteuid() == 0 and _readable_by_all(ground.readable):
@@ -283,7 +284,7 @@ def _supervise(
         if not events:
             if time.monotonic() >= deadline:
                 stopped = "timeout"
-            elif watch.memory_below(ground.proc, ground.own_pid, limit) > limit:
+            elif watch.memory_below(ground.proc, ground.own_pid) > limit:
                 stopped = "memory"
     for child in (one, two):
         if child != one or status is None:
