@@ -379,6 +379,8 @@ def _start(strict: bool, alive: set[_Sandbox]) -> _Sandbox:
             lacking = list(sandbox.missing)
             if name == "none":
                 lacking.insert(0, f"namespaces ({'; '.join(why)})")
+            elif name == "root":
+                lacking.insert(0, f"a user namespace ({'; '.join(why)})")
             sandbox.missing = lacking
             if lacking:
                 _complain(lacking, strict, sandbox, alive)

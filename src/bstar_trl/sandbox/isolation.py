@@ -119,8 +119,7 @@ def _write_map(process: str, uid: int, gid: int) -> None:
 
 def take_inside_id() -> None:
     """Become the one user of the user namespace. Capabilities in it stay."""
-    if os.getgroups() and Path("/proc/self/setgroups").exists():
-        LIBC.setgroups(0, None)  # refused where the map was written without privilege
+    LIBC.setgroups(0, None)  # refused, and not needed, where the map was written without privilege
     os.setresgid(INSIDE_ID, INSIDE_ID, INSIDE_ID)
     os.setresuid(INSIDE_ID, INSIDE_ID, INSIDE_ID)
 
@@ -140,9 +139,19 @@ def visible_paths() -> list[str]:
     return kept
 
 
-def build_root(paths: list[str]) -> int:
-    """A root of its own, read-only: these paths, a few devices, an empty `/tmp`. Call it as the namespaces' first
-    process.
+def open_sources(paths: list[str]) -> dict[str, int | str]:
+    """For each path a descriptor, or where a link leads: while they can still be reached as the machine's own user."""
+    found: dict[str, int | str] = {}
+    for path in [*paths, *[f"/dev/{name}" for name in DEVICES]]:
+        if os.path.islink(path):
+            found[path] = os.readlink(path)
+        elif os.path.exists(path):
+            found[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    return found
+
+
+def build_root(sources: dict[str, int | str]) -> int:
+    """A root of its own, read-only: these paths, an empty `/tmp`. Call it as the namespaces' first process.
 
     Returns:
         `int`: a descriptor of the procfs of the new pid namespace; -1 where none can be mounted.
@@ -155,14 +164,17 @@ def build_root(paths: list[str]) -> int:
     os.mkdir("/tmp/old")
     check(LIBC.syscall(PIVOT_ROOT[os.uname().machine], b"/tmp", b"/tmp/old"), "pivot_root")
     os.chdir("/")
-    for path in paths:
-        _bind(path)
-    for name in DEVICES:
-        _bind(f"/dev/{name}", device=True)
-    for path in [path for path in paths if os.path.isdir(path)]:
+    for path, source in sources.items():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if isinstance(source, str):
+            os.symlink(source, path)
+        else:
+            _bind(source, path)
+            os.close(source)
+    for path, source in sources.items():
         for name in ("site-packages", "dist-packages"):
-            if os.path.isdir(f"{path}/{name}"):
-                _mount_tmpfs(f"{path}/{name}", "size=0,mode=555", MS_RDONLY)
+            if not isinstance(source, str) and os.path.isdir(f"{path}/{name}"):
+                _mount_tmpfs(f"{path}/{name}", "size=4k,mode=555", MS_RDONLY)
     for name in ("tmp", "proc"):
         os.makedirs(f"/{name}", exist_ok=True)
     os.symlink("/tmp", "/dev/shm")
@@ -182,23 +194,15 @@ def _mount_tmpfs(path: str, options: str, flags: int = 0) -> None:
     check(LIBC.mount(*arguments), f"mount {path}")
 
 
-def _bind(path: str, *, device: bool = False) -> None:
-    """Show a path of the old root at the same place in the new one."""
-    source = "/old" + path
-    if os.path.islink(source):
-        if not os.path.lexists(path):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.symlink(os.readlink(source), path)
-        return
-    if not os.path.exists(source):
-        return
-    if os.path.isdir(source):
+def _bind(source: int, path: str) -> None:
+    """Show what the descriptor stands for at this path of the new root, read-only (devices: as they are)."""
+    origin = f"/old/proc/self/fd/{source}"
+    if os.path.isdir(origin):
         os.makedirs(path, exist_ok=True)
     else:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDONLY, 0o444))
-    check(LIBC.mount(source.encode(), path.encode(), None, MS_BIND | MS_REC, None), f"bind {path}")
-    if not device:
+    check(LIBC.mount(origin.encode(), path.encode(), None, MS_BIND | MS_REC, None), f"bind {path}")
+    if not path.startswith("/dev/"):
         _set_read_only(path, recursive=True)
 
 

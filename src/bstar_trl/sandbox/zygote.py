@@ -41,6 +41,7 @@ from .isolation import (
     confine,
     enter_namespaces,
     fresh_files,
+    open_sources,
     take_inside_id,
     visible_paths,
 )
@@ -123,14 +124,15 @@ def _settle(ground: Ground, pid: int) -> None:
             ground.missing.append("another user: programs run as root, for nobody else can read this Python")
         ground.readable = [*ground.readable]
     else:
-        proc = build_root(ground.readable)
+        sources = open_sources(ground.readable)
+        if ground.level == "user":
+            take_inside_id()
+        proc = build_root(sources)
         if proc >= 0:
             os.close(ground.proc)
             ground.proc, ground.own_pid = proc, os.getpid()
         ground.work = "/tmp"
-        if ground.level == "user":
-            take_inside_id()
-        else:
+        if ground.level == "root":
             ground.run_as = NOBODY
         os.chdir("/tmp")
     LIBC.prctl(PR_SET_DUMPABLE, 1 if ground.level == "user" else 0, 0, 0, 0)
