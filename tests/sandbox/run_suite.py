@@ -1,9 +1,9 @@
-"""Runs every program of `adversaries.py` and reports, as one JSON object: for any Python, any user, any number of callers.
+"""Runs every program of `adversaries.py` and reports as one JSON object: any Python, any user, any number of callers.
 
     python run_suite.py CALLERS ROUNDS [NAME ...]
 
-It needs nothing but the package itself. It is its orphans' parent (a subreaper), so that whatever a program left behind would
-show up below it.
+It needs nothing but the package itself. It is its orphans' parent (a subreaper), so whatever a program left behind
+would show up below it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ _DEFINITION = re.compile(r"^[ \t]*(?:async[ \t]+def|def|class)\b", re.MULTILINE)
 PYTHON = ("", "python", "py", "python3", "py3")
 
 # Runs beside the tests of a row that names a function and lists its arguments, as APPS and LiveCodeBench do.
-_CALLS = '''
+_CALLS = """
 def _plain(value):
     if type(value) in (list, tuple):
         return [_plain(item) for item in value]
@@ -29,7 +29,7 @@ def _case(space, name, arguments, expected):
     found, expected = _plain(target(*arguments)), _plain(expected)
     wrapped = type(expected) is list and len(expected) == 1 and expected[0] == found
     assert found == expected or wrapped, f"expected {expected!r:.100}, got {found!r:.100}"
-'''
+"""
 
 
 def extract_code(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-import secrets
+import os
 import sys
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -119,7 +119,7 @@ class Borrower:
 
     def ask(self, do: str, *arguments: Any, **keywords: Any) -> Any:
         """One question, one answer: a value, or the exception that the program raised."""
-        nonce = secrets.token_hex(8)
+        nonce = os.urandom(8).hex()
         encoder = Encoder(self._lend)
         message = {
             "do": do,
@@ -166,7 +166,7 @@ class Borrower:
 
     def _error(self, item: Any) -> Exception:
         """The program's exception as one of this side: the builtin class it derives from, or a stand-in of it."""
-        reason, base, name, arguments, own = item
+        reason, base, _, arguments, own = item
         if reason not in ("exception", "memory", "forbidden", "no answer"):
             raise ProtocolError("no such reason")
         kind = getattr(builtins, base) if type(base) is str else None
@@ -331,5 +331,3 @@ async def _await(program: Borrower, handle: Borrowed) -> Any:
 
 def _coroutine(program: Borrower, handle: Borrowed) -> Coroutine[Any, Any, Any]:
     return _await(program, handle)
-
-

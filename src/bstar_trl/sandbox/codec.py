@@ -34,7 +34,8 @@ TAGS: dict[type, str] = {
     OrderedDict: "O",
     defaultdict: "D",
 }
-MAPPINGS = {"d": dict, "C": Counter, "O": OrderedDict, "D": lambda: defaultdict(None)}
+MAPPINGS: dict[str, Callable[[], Any]] = {"d": dict, "C": Counter, "O": OrderedDict, "D": lambda: defaultdict(None)}
+SEQUENCES: dict[str, Callable[[], Any]] = {"l": list, "s": set, "q": deque}
 MUTABLE = (list, dict, set, deque, bytearray)
 
 
@@ -139,10 +140,10 @@ class Encoder:
         # `plain.__iter__(value)` and the like read what the value really holds, whatever its own class claims.
         encode = self._encode
         if plain in (list, tuple, set, frozenset, deque):
-            return [TAGS[plain], *[encode(item) for item in plain.__iter__(value)]]  # type: ignore[attr-defined]
+            return [TAGS[plain], *[encode(item) for item in plain.__iter__(value)]]
         if plain in TAGS:  # the mappings
             pairs = dict.items(value)
-            return [TAGS[plain], *[part for pair in pairs for part in (encode(pair[0]), encode(pair[1]))]]  # type: ignore[index]
+            return [TAGS[plain], *[part for pair in pairs for part in (encode(pair[0]), encode(pair[1]))]]
         return _scalar(plain, value)
 
 
@@ -243,7 +244,7 @@ class Decoder:
                 raise ProtocolError("no value: an object")
             return item
         tag = item[0]
-        if tag in ("l", "s", "q") or tag in MAPPINGS:
+        if tag in SEQUENCES or tag in MAPPINGS:
             return self._container(tag, item)
         if tag in ("t", "f"):
             place = len(self.containers)
@@ -269,7 +270,7 @@ class Decoder:
         return self._handle(item)
 
     def _container(self, tag: str, item: list[Any]) -> Any:
-        fresh: Any = {"l": list, "s": set, "q": deque, **MAPPINGS}[tag]()
+        fresh: Any = (MAPPINGS.get(tag) or SEQUENCES[tag])()
         self.containers.append(fresh)
         if tag in MAPPINGS:
             for key, value in self._pairs(item):

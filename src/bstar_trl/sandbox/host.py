@@ -44,8 +44,8 @@ class LocalSandbox:
 
     Args:
         workers (`int`, *optional*): checks at once; None: one for each core.
-        strict (`bool`): refuse to run where this machine lacks a layer of the isolation. Otherwise a warning says, once,
-            what is missing.
+        strict (`bool`): refuse to run where this machine lacks a layer of the isolation. Otherwise a warning says,
+            once, what is missing.
 
     Raises:
         ConfigurationError: `workers` below 1.
@@ -178,7 +178,7 @@ class _Sandbox:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-s", "-S", "-B", "-X", "utf8", "-c", code, json.dumps(settings)],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 cwd="/",
                 env={"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "USER": "sandbox", "PYTHONHASHSEED": "0"},
@@ -218,7 +218,12 @@ class _Sandbox:
             "processes": limits.processes,
             "disk": limits.disk_mb,
         }
-        payload = {"setup": check.setup, "trusted": check.trusted, "tests": check.tests, "names": check.names}
+        payload: dict[str, Any] = {
+            "setup": check.setup,
+            "trusted": check.trusted,
+            "tests": check.tests,
+            "names": check.names,
+        }
         payload |= {"case": case, "detail limit": DETAIL_LIMIT}
         talk = _Talk(
             {source_w: check.program.encode("utf-8", "surrogatepass"), tests_w: json.dumps(payload).encode()},

@@ -1,7 +1,7 @@
 """The walls: namespaces and a file system of its own for the warm parent, limits and filters for its children.
 
-`enter_namespaces` and `build_root` are for the warm parent (`zygote.py`), once; `confine` is for each single-use child, on the way from
-trusted to untrusted code. Everything goes through libc directly: neither bubblewrap nor any other program is needed.
+`enter_namespaces` and `build_root` are for the warm parent (`zygote.py`), once; `confine` is for each single-use child,
+on the way from trusted to untrusted code. Everything goes through libc directly: neither bubblewrap nor any other program is needed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import struct
 import sys
 import sysconfig
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS =
 INSIDE_ID = 1000  # user and group inside the user namespace
 NOBODY = 65534  # and outside, where root lends it
 DEVICES = ("null", "zero", "full", "random", "urandom")
+CAPABILITY_HEADER = struct.pack("Ii", 0x20080522, 0)  # version 3, this process
+NO_CAPABILITIES = bytes(24)
 STACK = 64 << 20  # bytes of the main thread's stack
 
 # Which namespaces are to be had: all through a user namespace; all as real root; none.
@@ -42,6 +45,7 @@ class Ground:
     Attributes:
         level (`str`): which namespaces there are.
         readable (`list[str]`): paths that a child may read.
+        writable (`list[str]`): paths that a child may write below.
         work (`str`): the directory for a child's files.
         proc (`int`): a descriptor of a procfs that shows the warm parent and its children.
         own_pid (`int`): the warm parent's process id in it.
@@ -51,6 +55,7 @@ class Ground:
 
     level: Level
     readable: list[str]
+    writable: list[str] = field(default_factory=list)
     work: str = "/tmp"
     proc: int = -1
     own_pid: int = 0
@@ -242,12 +247,10 @@ def confine(ground: Ground, *, memory: int, seconds: int, processes: int, disk: 
         os.setgroups([])
         os.setresgid(ground.run_as, ground.run_as, ground.run_as)
         os.setresuid(ground.run_as, ground.run_as, ground.run_as)
-    no_capabilities = (ctypes.c_uint32 * 6)()
-    check(LIBC.capset((ctypes.c_uint32 * 2)(0x20080522, 0), no_capabilities), "capset")
+    check(LIBC.capset(CAPABILITY_HEADER, NO_CAPABILITIES), "capset")
     check(LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if landlock.version(LIBC):
-        devices = [f"/dev/{name}" for name in DEVICES]
-        landlock.restrict(LIBC, ground.readable, [ground.work, *devices])
+        landlock.restrict(LIBC, ground.readable, ground.writable)
     if seccomp.supported():
         seccomp.install(LIBC, own_signals_only=os.getpid() if ground.level == "none" else None)
 

@@ -9,6 +9,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 VERSION, PATH_BENEATH = 1, 1
@@ -23,6 +24,7 @@ BIND_AND_CONNECT = 3
 ABSTRACT_SOCKETS_AND_SIGNALS = 3
 
 
+@lru_cache(maxsize=1)
 def version(libc: ctypes.CDLL) -> int:
     """The kernel's Landlock version; 0 where there is none."""
     return max(0, libc.syscall(CREATE_RULESET, None, 0, VERSION))
@@ -45,21 +47,21 @@ def restrict(libc: ctypes.CDLL, readable: Sequence[str], writable: Sequence[str]
     ruleset = _checked(libc.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(size), 0))
     try:
         for path in readable:
-            _allow(libc, ruleset, path, READ_ONLY)
+            _allow(libc, ruleset, path, READ_ONLY, rights)
         for path in writable:
-            _allow(libc, ruleset, path, rights)
+            _allow(libc, ruleset, path, rights, rights)
         _checked(libc.syscall(RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)
 
 
-def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
+def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int, known: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
-        allowed = rights if os.path.isdir(path) else rights & FILE_RIGHTS & ALL_RIGHTS.get(version(libc), NEWEST_RIGHTS)
+        allowed = rights if os.path.isdir(path) else rights & FILE_RIGHTS & known
         rule = struct.pack("=Qi", allowed, descriptor)
         _checked(libc.syscall(ADD_RULE, ruleset, PATH_BENEATH, rule, 0))
     finally:

@@ -6,10 +6,8 @@ to the tests, judged there.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import contextlib
-import inspect
 import os
 import sys
 import threading
@@ -155,7 +153,7 @@ class Lender:
             if issubclass(value, Exception):
                 kind = "exception"
                 base = next(item.__name__ for item in value.__mro__ if getattr(builtins, item.__name__, None) is item)
-        elif inspect.iscoroutine(value):
+        elif isinstance(value, types.CoroutineType):
             kind = "coroutine"
         elif hasattr(type(value), "__next__"):
             kind = "iterator"
@@ -198,8 +196,13 @@ def _lookup(lender: Lender, *names: str) -> dict[str, Any]:
     return {name: lender._names[name] for name in names if name in lender._names}
 
 
-async def _awaited(value: Any) -> Any:
-    return await value
+def _await(lender: Lender, target: Any) -> Any:
+    import asyncio
+
+    async def awaited() -> Any:
+        return await target
+
+    return asyncio.run(awaited())
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
@@ -218,6 +221,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "truth": lambda lender, target: bool(target),
     "state": lambda lender, target: _state(target),
     "is a": lambda lender, target, kind: isinstance(target, kind),
-    "await": lambda lender, target: asyncio.run(_awaited(target)),
+    "await": _await,
     "end": lambda lender: None,
 }

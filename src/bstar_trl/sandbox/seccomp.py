@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import struct
+from functools import lru_cache
 
 EPERM, ENOSYS = 1, 38
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -122,6 +123,7 @@ def install(libc: ctypes.CDLL, *, own_signals_only: int | None = None) -> None:
         raise OSError(error, "seccomp filter refused")
 
 
+@lru_cache(maxsize=4)
 def program(own_signals_only: int | None = None) -> bytes:
     """The filter as BPF: `struct sock_filter` after `struct sock_filter`."""
     column, audit = MACHINES[platform.machine()]

@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 from . import checker, codec, landlock, program, scripts, seccomp, watch
 from .isolation import (
+    DEVICES,
     LEVELS,
     LIBC,
     NEW_PID,
@@ -46,12 +47,11 @@ from .isolation import (
     visible_paths,
 )
 
-PRELOADED = (
-    "abc argparse array ast asyncio base64 bisect calendar cmath collections copy csv dataclasses datetime decimal enum "
-    "fractions functools hashlib heapq inspect io itertools json locale math operator os pathlib pprint queue random re "
-    "secrets statistics string struct subprocess tempfile textwrap threading time traceback types typing unicodedata "
-    "uuid weakref zlib"
-).split()
+# What programs import most, and what costs little memory: every page of the warm parent makes each fork dearer.
+PRELOADED = """
+abc array ast bisect cmath collections copy dataclasses datetime decimal enum fractions functools heapq io itertools json
+math operator os queue random re statistics string struct textwrap threading time traceback types typing
+"""
 TICK = 0.02  # seconds between two looks at the memory
 THREAD_STACK = 2 << 20
 GUARD_TICK = 0.5
@@ -64,10 +64,10 @@ def main() -> None:
     control = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    for name in PRELOADED:
+    for name in PRELOADED.split():
         __import__(name)
     host = settings["host"]
-    ground = Ground(LEVELS[settings["level"]], visible_paths(), settings["work"] or "/tmp")
+    ground = Ground(LEVELS[settings["level"]], visible_paths(), work=settings["work"] or "/tmp")
     ground.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     try:
         enter_namespaces(ground.level)
@@ -102,6 +102,8 @@ def _become_warm_parent(control: socket.socket, ground: Ground, pid: int) -> NoR
     except OSError as error:
         _say(control, failure=str(error))
         os._exit(1)
+    if seccomp.supported():
+        seccomp.program()  # made once
     threading.stack_size(THREAD_STACK)
     gc.collect()
     gc.freeze()
@@ -122,7 +124,7 @@ def _settle(ground: Ground, pid: int) -> None:
             ground.run_as = NOBODY
         elif os.geteuid() == 0:
             ground.missing.append("another user: programs run as root, for nobody else can read this Python")
-        ground.readable = [*ground.readable]
+        ground.writable = [ground.work, *[f"/dev/{name}" for name in DEVICES]]
     else:
         sources = open_sources(ground.readable)
         if ground.level == "user":
@@ -131,7 +133,7 @@ def _settle(ground: Ground, pid: int) -> None:
         if proc >= 0:
             os.close(ground.proc)
             ground.proc, ground.own_pid = proc, os.getpid()
-        ground.work = "/tmp"
+        ground.work, ground.readable, ground.writable = "/tmp", ["/"], ["/tmp", "/dev"]
         if ground.level == "root":
             ground.run_as = NOBODY
         os.chdir("/tmp")
