@@ -52,6 +52,8 @@ def _judge(program: Borrower, check: dict[str, Any]) -> tuple[str, str]:
     wanted = check["names"]
     if wanted is None:
         wanted = sorted(_free_names("\n".join(pieces)) - space.keys())
+        if not wanted:  # the program is to define something that Python has, too: `sum`
+            wanted = sorted(PLAIN_BUILTINS)
     found = program.ask("names", *wanted) if wanted else {}
     if check["names"] and not found:
         return "exception", f"NameError: the program does not define {' or '.join(wanted)}"

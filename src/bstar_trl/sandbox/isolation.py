@@ -1,7 +1,8 @@
 """The walls: namespaces and a file system of its own for the warm parent, limits and filters for its children.
 
-`enter_namespaces` and `build_root` are for the warm parent (`zygote.py`), once; `confine` is for each single-use child,
-on the way from trusted to untrusted code. Everything goes through libc directly: neither bubblewrap nor any other program is needed.
+`enter_namespaces` and `build_root` are for the warm parent (`zygote.py`), once; `confine` is for each single-use
+child, on the way from trusted to untrusted code. Everything goes through libc: neither bubblewrap nor any other
+program is needed.
 """
 
 from __future__ import annotations
@@ -240,7 +241,8 @@ def confine(ground: Ground, *, memory: int, seconds: int, processes: int, disk: 
     _limit(resource.RLIMIT_FSIZE, disk)
     _limit(resource.RLIMIT_NOFILE, 512)
     _limit(resource.RLIMIT_STACK, STACK)
-    _limit(resource.RLIMIT_NPROC, processes)
+    # Without a user namespace this counts all processes of the user, other sandboxes and whatever else it runs.
+    _limit(resource.RLIMIT_NPROC, processes if ground.level == "user" else 16 * processes)
     _limit(resource.RLIMIT_MSGQUEUE, 0)
     _limit(resource.RLIMIT_MEMLOCK, 0)
     if ground.run_as is not None:
@@ -252,7 +254,7 @@ def confine(ground: Ground, *, memory: int, seconds: int, processes: int, disk: 
     if landlock.version(LIBC):
         landlock.restrict(LIBC, ground.readable, ground.writable)
     if seccomp.supported():
-        seccomp.install(LIBC, own_signals_only=os.getpid() if ground.level == "none" else None)
+        seccomp.install(LIBC, exposed=os.getpid() if ground.level == "none" else None)
 
 
 def _limit(which: int, value: int) -> None:

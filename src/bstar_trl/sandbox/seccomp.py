@@ -92,9 +92,30 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "modify_ldt": (154, None),
     "uselib": (134, None),
 }
+# What Landlock does not cover, and a read-only mount would: only where there is no such mount.
+ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+}
 # Only with the own process id as target; where no pid namespace hides the others.
 SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138)}
-SIGNALS_2 = {"rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424)}
+SIGNALS_BY_OTHER_NAMES: dict[str, tuple[int | None, int | None]] = {"rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424)}
 CLONE, CLONE3, SOCKETPAIR = (56, 220), (435, 435), (53, 199)
 
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, audit number
@@ -105,17 +126,18 @@ def supported() -> bool:
     return platform.machine() in MACHINES and struct.calcsize("P") == 8
 
 
-def install(libc: ctypes.CDLL, *, own_signals_only: int | None = None) -> None:
+def install(libc: ctypes.CDLL, *, exposed: int | None = None) -> None:
     """Filter this process and all its descendants, for good. Needs `no_new_privs`.
 
     Args:
         libc (`ctypes.CDLL`): opened with `use_errno=True`.
-        own_signals_only (`int`, *optional*): the process id that alone may be sent signals.
+        exposed (`int`, *optional*): where no namespace hides the machine: this process's id, the only one that may
+            be sent signals; and files keep their attributes.
 
     Raises:
         OSError: the kernel refuses the filter.
     """
-    code = program(own_signals_only)
+    code = program(exposed)
     buffer = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
     if libc.prctl(PR_SET_SECCOMP, MODE_FILTER, ctypes.create_string_buffer(header, len(header)), 0, 0):
@@ -124,7 +146,7 @@ def install(libc: ctypes.CDLL, *, own_signals_only: int | None = None) -> None:
 
 
 @lru_cache(maxsize=4)
-def program(own_signals_only: int | None = None) -> bytes:
+def program(exposed: int | None = None) -> bytes:
     """The filter as BPF: `struct sock_filter` after `struct sock_filter`."""
     column, audit = MACHINES[platform.machine()]
     lines = [
@@ -138,17 +160,17 @@ def program(own_signals_only: int | None = None) -> bytes:
     # clone3 hides its flags behind a pointer; told that it does not exist, libc falls back on clone.
     lines += [_line(JUMP_EQUAL, CLONE3[column], 0, 1), _line(RETURN, ERRNO | ENOSYS)]
     refused = list(REFUSED.values())
-    if own_signals_only is not None:
-        refused += SIGNALS_2.values()
+    if exposed is not None:
+        refused += [*SIGNALS_BY_OTHER_NAMES.values(), *ATTRIBUTES.values()]
     for numbers in refused:
         number = numbers[column]
         if number is not None:
             lines += [_line(JUMP_EQUAL, number, 0, 1), _line(RETURN, ERRNO | EPERM)]
     lines += _first_argument(CLONE[column], JUMP_ANY_BIT, NEW_NAMESPACES, refuse_match=True)
     lines += _first_argument(SOCKETPAIR[column], JUMP_EQUAL, AF_UNIX, refuse_match=False)
-    if own_signals_only is not None:
+    if exposed is not None:
         for numbers in SIGNALS.values():
-            lines += _first_argument(numbers[column], JUMP_EQUAL, own_signals_only, refuse_match=False)
+            lines += _first_argument(numbers[column], JUMP_EQUAL, exposed, refuse_match=False)
     return b"".join([*lines, _line(RETURN, ALLOW)])
 
 

@@ -49,8 +49,8 @@ from .isolation import (
 
 # What programs import most, and what costs little memory: every page of the warm parent makes each fork dearer.
 PRELOADED = """
-abc array ast bisect cmath collections copy dataclasses datetime decimal enum fractions functools heapq io itertools json
-math operator os queue random re statistics string struct textwrap threading time traceback types typing
+abc array ast bisect cmath collections copy dataclasses datetime decimal enum fractions functools heapq io itertools
+json math operator os queue random re statistics string struct textwrap threading time traceback types typing
 """
 TICK = 0.02  # seconds between two looks at the memory
 THREAD_STACK = 2 << 20
@@ -74,6 +74,8 @@ def main() -> None:
     except OSError as error:
         _say(control, failure=str(error))
         return
+    if ground.level == "none":
+        check(LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")  # should the warm parent be killed
     told, tell = os.pipe()
     child = os.fork()
     if child == 0:
@@ -81,11 +83,11 @@ def main() -> None:
         _become_warm_parent(control, ground, int(os.read(told, 20)))
     os.write(tell, str(child).encode())
     control.close()
-    _guard(child, host)
+    _guard(child, host, ground, settings["work"])
 
 
-def _guard(child: int, host: int) -> NoReturn:
-    """Wait for the warm parent's end; make it end if the host has gone, however it went."""
+def _guard(child: int, host: int, ground: Ground, work: str | None) -> NoReturn:
+    """Wait for the warm parent's end; make it end if the host has gone, however it went. Then clear up."""
     ended = os.pidfd_open(child)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
     while not select.select([ended], [], [], GUARD_TICK)[0]:
@@ -93,6 +95,12 @@ def _guard(child: int, host: int) -> NoReturn:
             break
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    if ground.level == "none":
+        watch.kill_below(ground.proc, os.getpid())
+    if work is not None:
+        from . import workdir
+
+        workdir.remove(work)
     os._exit(0)
 
 
