@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..errors import DatasetError
@@ -128,9 +130,13 @@ def _prompt_code(prompt: Any) -> str:
     return extract_code(users[-1]) if users else ""
 
 
+@lru_cache(maxsize=1024)
 def _compiles(source: str) -> bool:
+    """Whether a row's own text is Python; never asked of a completion."""
     try:
-        compile(source, "prompt", "exec")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(source, "prompt", "exec")
     except (SyntaxError, ValueError):
         return False
     return True

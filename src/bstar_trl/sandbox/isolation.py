@@ -50,6 +50,8 @@ class Ground:
         work (`str`): the directory for a child's files.
         proc (`int`): a descriptor of a procfs that shows the warm parent and its children.
         own_pid (`int`): the warm parent's process id in it.
+        others (`int`): processes and threads of the children's user that have nothing to do with this sandbox. In a user
+            namespace of its own there are none; elsewhere the limit on processes counts them, too.
         run_as (`int`, *optional*): the user a child becomes; None: it stays what it is.
         missing (`list[str]`): the layers this machine does not give, and why.
     """
@@ -60,6 +62,7 @@ class Ground:
     work: str = "/tmp"
     proc: int = -1
     own_pid: int = 0
+    others: int = 0
     run_as: int | None = None
     missing: list[str] = field(default_factory=list)
 
@@ -241,8 +244,7 @@ def confine(ground: Ground, *, memory: int, seconds: int, processes: int, disk: 
     _limit(resource.RLIMIT_FSIZE, disk)
     _limit(resource.RLIMIT_NOFILE, 512)
     _limit(resource.RLIMIT_STACK, STACK)
-    # Without a user namespace this counts all processes of the user, other sandboxes and whatever else it runs.
-    _limit(resource.RLIMIT_NPROC, processes if ground.level == "user" else 16 * processes)
+    _limit(resource.RLIMIT_NPROC, ground.others + processes)
     _limit(resource.RLIMIT_MSGQUEUE, 0)
     _limit(resource.RLIMIT_MEMLOCK, 0)
     if ground.run_as is not None:

@@ -46,8 +46,14 @@ def descendants(found: dict[int, Process], root: int) -> list[int]:
     return below
 
 
-def memory_below(proc: int, root: int) -> int:
-    """Bytes the descendants of `root` use together.
+def threads_of(proc: int, user: int) -> int:
+    """Processes and threads of a user."""
+    texts = [_read(proc, f"{name}/status") for name in os.listdir(proc) if name.isdigit()]
+    return sum(_field(text, b"Threads:") for text in texts if text and _field(text, b"Uid:") == user)
+
+
+def used_below(proc: int, root: int) -> tuple[int, int]:
+    """Bytes the descendants of `root` use together, and how many they are.
 
     A fork shares its parent's pages until it writes to them, which procfs counts in full for both; exact figures
     (`smaps_rollup`) wait for locks that a fork bomb holds. So the pages that `root` itself has are taken off, for as
@@ -55,7 +61,8 @@ def memory_below(proc: int, root: int) -> int:
     """
     found = processes(proc)
     below = descendants(found, root)
-    return sum(found[number].memory for number in below) - min(len(below), CROWD) * found[root].memory
+    memory = sum(found[number].memory for number in below) - min(len(below), CROWD) * found[root].memory
+    return memory, len(below)
 
 
 def kill_below(proc: int, root: int, *, spare: int = 0, seconds: float = 2.0) -> bool:

@@ -54,6 +54,7 @@ json math operator os queue random re statistics string struct textwrap threadin
 """
 TICK = 0.02  # seconds between two looks at the memory
 THREAD_STACK = 2 << 20
+OTHER_SANDBOXES = 400  # processes that they may have, where they are counted together
 GUARD_TICK = 0.5
 SPARE_MEMORY = 32 << 20  # bytes: the interpreter itself
 
@@ -124,7 +125,7 @@ def _become_warm_parent(control: socket.socket, ground: Ground, pid: int) -> NoR
 
 def _settle(ground: Ground, pid: int) -> None:
     """From the guard's fork to the place where children can be forked."""
-    ground.own_pid = pid
+    ground.own_pid, host_proc = pid, ground.proc
     sys.executable = os.path.realpath(sys.executable)  # what a program can start again
     if ground.level == "none":
         check(LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
@@ -139,12 +140,16 @@ def _settle(ground: Ground, pid: int) -> None:
             take_inside_id()
         proc = build_root(sources)
         if proc >= 0:
-            os.close(ground.proc)
             ground.proc, ground.own_pid = proc, os.getpid()
         ground.work, ground.readable, ground.writable = "/tmp", ["/"], ["/tmp", "/dev"]
         if ground.level == "root":
             ground.run_as = NOBODY
         os.chdir("/tmp")
+    if ground.level != "user":
+        user = os.geteuid() if ground.run_as is None else ground.run_as
+        ground.others = OTHER_SANDBOXES + watch.threads_of(host_proc, user)
+    if host_proc != ground.proc:
+        os.close(host_proc)
     LIBC.prctl(PR_SET_DUMPABLE, 1 if ground.level == "user" else 0, 0, 0, 0)
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if not seccomp.supported():
@@ -296,7 +301,8 @@ def _supervise(
         if not events:
             if time.monotonic() >= deadline:
                 stopped = "timeout"
-            elif watch.memory_below(ground.proc, ground.own_pid) > limit:
+            memory, count = watch.used_below(ground.proc, ground.own_pid)
+            if stopped is None and (memory > limit or count > request["processes"]):
                 stopped = "memory"
     for child in (one, two):
         if child != one or status is None:
