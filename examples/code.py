@@ -4,8 +4,8 @@
 
 `--dataset_name` takes a data set of the Hub or a JSON-lines file with `prompt` and one of the shapes that `UnitTests`
 reads: `tests` and `setup`, `test` and `entry_point`, or `inputs` and `outputs`. Programs run in a sandbox
-(`bstar-trl sandbox-check` says what this machine gives to it). Temperatures are the paper's for code, and the threshold
-is fixed: the tests' word is final. Every argument of TRL's GRPO script works here too; LoRA is on.
+(`bstar-trl sandbox-check` says what this machine gives to it). Temperatures are the paper's for code, and the
+threshold is fixed: the tests' word is final. Every argument of TRL's GRPO script works here too; LoRA is on.
 """
 
 from datasets import load_dataset

@@ -128,7 +128,11 @@ def make_programmer(path: str, rows: list[dict]) -> None:
         chosen = torch.randint(len(rows), (4,), generator=generator).tolist()
         texts = [rows[(4 * step + place) % len(rows)]["prompt"] for place in range(4)]
         answers = [programs[index] + tokenizer.eos_token for index in chosen]
-        batch = tokenizer([text[-60:] + answer for text, answer in zip(texts, answers)], padding=True, return_tensors="pt")
+        batch = tokenizer(
+            [text[-60:] + answer for text, answer in zip(texts, answers, strict=True)],
+            padding=True,
+            return_tensors="pt",
+        )
         labels = torch.full_like(batch["input_ids"], -100)
         labels[:, -2:] = batch["input_ids"][:, -2:]
         model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()

@@ -1,4 +1,4 @@
-"""`UnitTests` on real rows of MBPP and HumanEval and on rows in the shape of APPS; what counts as code; what is scored."""
+"""`UnitTests` on real rows of MBPP and HumanEval, and on rows in the shape of APPS; what counts as code."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def test_a_whole_function_and_a_conversation_are_read_too(reward):
     talks = [[{"role": "user", "content": f"Complete this:\n```python\n{row['prompt']}```"}] for row in rows]
     assert [item.value for item in reward.score(talks, whole, **columns_of(rows))] == [1.0] * len(rows)
     answers = [[{"role": "assistant", "content": text}] for text in whole]
-    assert reward(talks, answers, **columns_of(rows)) == [1.0] * len(rows)  # as TRL calls it
+    extra = {"trainer_state": object(), "completion_ids": [[1]] * len(rows)}
+    assert reward(talks, answers, **columns_of(rows), **extra) == [1.0] * len(rows)  # as TRL calls it
 
 
 @pytest.mark.parametrize("lost", ["first", "all", "none"])
@@ -123,9 +124,17 @@ CALLS = {"prompt": "Add.", "inputs": [[1, 2], [[1], [2]]], "outputs": [3, [[1, 2
         (CALLS, "def add(a, b):\n    return 3", 0.0),
         (CALLS, "def sub(a, b):\n    return 3", 0.0),
         (CALLS, "class A:\n    def __eq__(self, o): return True\ndef add(a, b):\n    return A()", 0.0),
-        ({"prompt": "", "inputs": ["1\n[2]"], "outputs": ["[1, 2]"], "fn_name": "f"}, "def f(a, b):\n    return [a] + b", 1.0),
+        (
+            {"prompt": "", "inputs": ["1\n[2]"], "outputs": ["[1, 2]"], "fn_name": "f"},
+            "def f(a, b):\n    return [a] + b",
+            1.0,
+        ),
         ({"prompt": "", "input_output": json.dumps({"inputs": ["3"], "outputs": ["3"]})}, "print(input())", 1.0),
-        ({"prompt": "", "input_output": {"inputs": [[3]], "outputs": [4], "fn_name": "f"}}, "def f(x): return x + 1", 1.0),
+        (
+            {"prompt": "", "input_output": {"inputs": [[3]], "outputs": [4], "fn_name": "f"}},
+            "def f(x): return x + 1",
+            1.0,
+        ),
     ],
 )
 def test_rows_in_the_shape_of_apps(reward, row, code, value):
@@ -158,8 +167,8 @@ def test_mixed_rows_and_equal_programs(reward):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "", "answer": "4"}, "needs filled columns 'tests'.*; this row has answer"),
-        ({"prompt": "", "tests": []}, "this row has nothing"),
+        ({"prompt": "", "answer": "4"}, "needs filled columns 'tests'.*; this row has none of them"),
+        ({"prompt": "", "tests": []}, "this row has none of them"),
         ({"prompt": "", "tests": "assert True"}, "'tests' must hold a list of texts"),
         ({"prompt": "", "inputs": ["1"], "outputs": ["1", "2"]}, "1 inputs, but 2 outputs"),
     ],

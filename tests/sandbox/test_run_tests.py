@@ -86,7 +86,9 @@ def test_the_detail_names_the_test_that_failed():
 
 
 def test_output_is_kept_up_to_a_limit():
-    verdict = run_tests("print('hello', flush=True)\nimport sys\nprint('err', file=sys.stderr)\n" + ADD, ["assert add(1, 2) == 3"])
+    verdict = run_tests(
+        "print('hello', flush=True)\nimport sys\nprint('err', file=sys.stderr)\n" + ADD, ["assert add(1, 2) == 3"]
+    )
     assert verdict.output == "hello\nerr\n"
     verdict = run_tests("print('x' * 10_000_000)\n" + ADD, ["assert add(1, 2) == 3"])
     assert verdict.passed
@@ -106,11 +108,17 @@ class TestInPlace:
 
     def test_what_a_function_without_result_did_is_seen(self):
         program = "def sort_it(xs, seen):\n    xs.sort()\n    seen.add(len(xs))\n"
-        tests = ["xs, seen = [3, 1, 2], set()\nassert sort_it(xs, seen) is None", "assert xs == [1, 2, 3] and seen == {3}"]
+        tests = [
+            "xs, seen = [3, 1, 2], set()\nassert sort_it(xs, seen) is None",
+            "assert xs == [1, 2, 3] and seen == {3}",
+        ]
         assert run_tests(program, tests).passed
 
     def test_wrong_changes_are_seen_too(self):
-        assert run_tests("def f(xs):\n    xs.clear()\n", ["xs = [2, 1]\nf(xs)\nassert xs == [1, 2]"]).reason == "wrong answer"
+        assert (
+            run_tests("def f(xs):\n    xs.clear()\n", ["xs = [2, 1]\nf(xs)\nassert xs == [1, 2]"]).reason
+            == "wrong answer"
+        )
 
     def test_a_function_with_a_result_changes_nothing_of_the_tests(self):
         program = "def f(xs):\n    xs.sort()\n    return xs\n"
@@ -236,7 +244,9 @@ def test_a_fork_of_the_host_has_its_own_sandboxes():
     pool.close()
 
 
-@pytest.mark.parametrize("way", ["return", "sys.exit(3)", "os._exit(0)", "1 / 0", "os.kill(os.getpid(), 9)", "in a check"])
+@pytest.mark.parametrize(
+    "way", ["return", "sys.exit(3)", "os._exit(0)", "1 / 0", "os.kill(os.getpid(), 9)", "in a check"]
+)
 def test_however_the_interpreter_ends_nothing_is_left(way):
     script = f"""
     import os, sys, threading, time
@@ -245,7 +255,8 @@ def test_however_the_interpreter_ends_nothing_is_left(way):
         run_tests("x = 1", ["assert x == 1"])
         if {way!r} == "in a check":
             sleeper = "import os, time\\nos.fork()\\ntime.sleep(60)"
-            threading.Thread(target=run_tests, args=(sleeper, ["assert True"]), kwargs={{"timeout": 60}}, daemon=True).start()
+            check = lambda: run_tests(sleeper, ["assert True"], timeout=60)
+            threading.Thread(target=check, daemon=True).start()
             time.sleep(1)
         print("ready", flush=True)
         sys.stdin.readline()

@@ -1,4 +1,4 @@
-"""The adversarial suite, as this user and as an ordinary one, with one caller and with eight; and on lesser machines."""
+"""The adversarial suite: as this user and as an ordinary one, one caller and eight; and on lesser machines."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def suite(folder: str, *words: str, python: str = sys.executable, user: int | No
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout)
     assert report["user"] == (os.getuid() if user is None else user)
-    chosen = [name for name in words[2:]] or [case.name for case in EVERYTHING]
+    chosen = list(words[2:]) or [case.name for case in EVERYTHING]
     assert report["programs"] == len(chosen) * int(words[1])
     return report["wrong"], done.stderr
 
@@ -133,12 +133,12 @@ def test_a_lesser_machine_is_named_and_still_not_fooled(folder, without, missing
 def test_strict_refuses_a_lesser_machine(folder, without):
     code = "from bstar_trl.sandbox import Check, LocalSandbox; LocalSandbox(strict=True).run(Check('', ('assert 1',)))"
     command = [sys.executable, "-B", "without.py", without, sys.executable, "-c", code]
-    done = subprocess.run(
-        command, cwd=folder, env={"PYTHONPATH": folder}, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run(command, cwd=folder, env={"PYTHONPATH": folder}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("bstar_trl.errors.SandboxError: this machine does not give the sandbox all its layers; missing:")
+    assert last.startswith(
+        "bstar_trl.errors.SandboxError: this machine does not give the sandbox all its layers; missing:"
+    )
     assert ("namespaces" if without == "namespaces" else "Landlock") in last
     assert "strict=True refuses" in last
 

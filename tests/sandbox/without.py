@@ -1,6 +1,6 @@
 """Runs a command on a machine that lacks something: a system call filter takes it away.
 
-    python without.py users|namespaces|landlock COMMAND ...
+python without.py users|namespaces|landlock COMMAND ...
 """
 
 from __future__ import annotations

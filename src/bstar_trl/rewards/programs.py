@@ -14,6 +14,10 @@ from ..sandbox import Check
 
 _OPENING = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*\n", re.MULTILINE)
 _DEFINITION = re.compile(r"^[ \t]*(?:async[ \t]+def|def|class)\b", re.MULTILINE)
+COLUMNS = (  # what a row may say about its tests
+    *("tests", "setup", "test_list", "test_setup_code", "test", "entry_point"),
+    *("input_output", "inputs", "outputs", "fn_name"),
+)
 PYTHON = ("", "python", "py", "python3", "py3")
 
 # Runs beside the tests of a row that names a function and lists its arguments, as APPS and LiveCodeBench do.
@@ -68,7 +72,7 @@ def check_of_row(prompt: Any, code: str, row: Mapping[str, Any], reward: str) ->
     Args:
         prompt: the row's prompt: text or messages.
         code (`str`): the program, or for HumanEval possibly only a function's body.
-        row (`Mapping`): the other columns.
+        row (`Mapping`): its values of `COLUMNS`.
         reward (`str`): what errors call the reward.
 
     Raises:
@@ -87,7 +91,7 @@ def check_of_row(prompt: Any, code: str, row: Mapping[str, Any], reward: str) ->
     if cases.get("inputs") and cases.get("outputs"):
         return _apps(code, cases, reward)
     shapes = "'tests' (MBPP), 'test' and 'entry_point' (HumanEval), or 'inputs' and 'outputs' (APPS)"
-    filled = ", ".join(name for name, value in row.items() if value) or "nothing"
+    filled = ", ".join(name for name, value in row.items() if value) or "none of them"
     raise DatasetError(f"reward '{reward}' needs filled columns {shapes}; this row has {filled}")
 
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ..errors import ConfigurationError
 from ..sandbox import Check, Executor, Limits, LocalSandbox, Verdict
 from .base import RewardFn, Score
-from .programs import check_of_row, extract_code
+from .programs import COLUMNS, check_of_row, extract_code
 
 
 class UnitTests(RewardFn):
@@ -70,7 +70,7 @@ class UnitTests(RewardFn):
         """
         checks: list[Check | None] = []
         for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            row = {column: values[place] for column, values in columns.items() if len(values) == len(prompts)}
+            row = {column: columns[column][place] for column in COLUMNS if column in columns}
             code = extract_code(completion)
             checks.append(check_of_row(prompt, code, row, self.name) if code.strip() else None)
         verdicts = self._run([check for check in dict.fromkeys(checks) if check is not None])

@@ -358,7 +358,13 @@ def _verdict(message: bytes, report: dict[str, Any], output: str, limits: Limits
     if report["stopped"] == "timeout":
         return Verdict(False, "timeout", f"more than {limits.timeout:g} s", output, seconds)
     if report["stopped"] == "memory":
-        return Verdict(False, "memory", f"more than {limits.memory_mb} MiB or {limits.processes} processes in all", output, seconds)
+        return Verdict(
+            False,
+            "memory",
+            f"more than {limits.memory_mb} MiB or {limits.processes} processes in all",
+            output,
+            seconds,
+        )
     if len(message) > 4 and struct.unpack(">I", message[:4])[0] == len(message) - 4:
         said = json.loads(message[4:])
         reason, detail = said["reason"], said["detail"]

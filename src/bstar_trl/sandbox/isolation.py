@@ -50,8 +50,8 @@ class Ground:
         work (`str`): the directory for a child's files.
         proc (`int`): a descriptor of a procfs that shows the warm parent and its children.
         own_pid (`int`): the warm parent's process id in it.
-        others (`int`): processes and threads of the children's user that have nothing to do with this sandbox. In a user
-            namespace of its own there are none; elsewhere the limit on processes counts them, too.
+        others (`int`): processes and threads of the children's user that have nothing to do with this sandbox. In a
+            user namespace of its own there are none; elsewhere the limit on processes counts them, too.
         run_as (`int`, *optional*): the user a child becomes; None: it stays what it is.
         missing (`list[str]`): the layers this machine does not give, and why.
     """

@@ -115,7 +115,10 @@ ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
 }
 # Only with the own process id as target; where no pid namespace hides the others.
 SIGNALS = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138)}
-SIGNALS_BY_OTHER_NAMES: dict[str, tuple[int | None, int | None]] = {"rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424, 424)}
+SIGNALS_BY_OTHER_NAMES: dict[str, tuple[int | None, int | None]] = {
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+}
 CLONE, CLONE3, SOCKETPAIR = (56, 220), (435, 435), (53, 199)
 
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, audit number
