@@ -7,6 +7,7 @@ on a pipe that no other process has; output is bytes, cut and decoded for logs.
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import math
 import os
@@ -32,9 +33,11 @@ from .verdicts import DETAIL_LIMIT, OUTPUT_LIMIT, REASONS, Check, Limits, Verdic
 START_LIMIT = 60.0  # seconds
 GRACE = 0.8  # seconds after which a sandbox that does not keep the time limit itself is killed
 CHECKS = 2000  # then a fresh sandbox
-DIRECT_CALLERS = 16  # sandboxes at most for `run_tests`; each caller has its own, up to here
+DIRECT_CALLERS = 64  # sandboxes at most for `run_tests`; each caller has its own, up to here
+KEPT_WARM = 8  # of a pool's sandboxes, while nobody needs more
 
 _warned: set[str] = set()
+_turns = itertools.count()  # of the cores
 
 
 class LocalSandbox:
@@ -56,6 +59,7 @@ class LocalSandbox:
             raise ConfigurationError(f"workers must be at least 1, got {workers}")
         self.workers = workers or len(os.sched_getaffinity(0))
         self.strict = strict
+        self._kept = max(KEPT_WARM, len(os.sched_getaffinity(0)))
         self._prepare()
 
     def run(self, check: Check, limits: Limits | None = None) -> Verdict:
@@ -144,7 +148,7 @@ class LocalSandbox:
                 self._end(sandbox)
                 raise
             with self._lock:
-                keep = generation == self._generation and not sandbox.retired
+                keep = generation == self._generation and not sandbox.retired and len(self._idle) < self._kept
                 if keep:
                     self._idle.append(sandbox)
             if not keep:
@@ -165,13 +169,13 @@ def _rebuilt(workers: int, strict: bool) -> LocalSandbox:
 class _Sandbox:
     """One guard with its warm parent. It belongs to one thread at a time."""
 
-    def __init__(self, level: int):
+    def __init__(self, level: int, core: int):
         self.retired = False
         self.missing: list[str] = []
         self._checks = 0
         self._work = workdir.make() if LEVELS[level] == "none" else None
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        settings = {"level": level, "work": self._work, "host": os.getpid()}
+        settings = {"level": level, "work": self._work, "host": os.getpid(), "core": core}
         root = str(Path(__file__).parents[2])
         code = f"import sys; sys.path.insert(0, {root!r}); from bstar_trl.sandbox.zygote import main; "
         code += "del sys.path[0]; main()"
@@ -383,7 +387,8 @@ def _start(strict: bool, alive: set[_Sandbox]) -> _Sandbox:
     for level, name in enumerate(LEVELS):
         if name == "root" and os.geteuid() != 0:
             continue
-        sandbox = _Sandbox(level)
+        cores = sorted(os.sched_getaffinity(0))
+        sandbox = _Sandbox(level, cores[next(_turns) % len(cores)])
         alive.add(sandbox)
         failure = sandbox.ready()
         if failure is None:

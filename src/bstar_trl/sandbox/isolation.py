@@ -50,6 +50,8 @@ class Ground:
         work (`str`): the directory for a child's files.
         proc (`int`): a descriptor of a procfs that shows the warm parent and its children.
         own_pid (`int`): the warm parent's process id in it.
+        core (`int`): where the warm parent runs.
+        cores (`set[int]`): where programs may run.
         others (`int`): processes and threads of the children's user that have nothing to do with this sandbox. In a
             user namespace of its own there are none; elsewhere the limit on processes counts them, too.
         run_as (`int`, *optional*): the user a child becomes; None: it stays what it is.
@@ -62,6 +64,8 @@ class Ground:
     work: str = "/tmp"
     proc: int = -1
     own_pid: int = 0
+    core: int = 0
+    cores: set[int] = field(default_factory=lambda: os.sched_getaffinity(0))
     others: int = 0
     run_as: int | None = None
     missing: list[str] = field(default_factory=list)

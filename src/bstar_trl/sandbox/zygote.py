@@ -68,7 +68,7 @@ def main() -> None:
     for name in PRELOADED.split():
         __import__(name)
     host = settings["host"]
-    ground = Ground(LEVELS[settings["level"]], visible_paths(), work=settings["work"] or "/tmp")
+    ground = Ground(LEVELS[settings["level"]], visible_paths(), work=settings["work"] or "/tmp", core=settings["core"])
     ground.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     try:
         enter_namespaces(ground.level)
@@ -126,6 +126,8 @@ def _become_warm_parent(control: socket.socket, ground: Ground, pid: int) -> NoR
 def _settle(ground: Ground, pid: int) -> None:
     """From the guard's fork to the place where children can be forked."""
     ground.own_pid, host_proc = pid, ground.proc
+    # The two children of a check take turns; on one core that costs a fifth less than across two. See `_spread`.
+    os.sched_setaffinity(0, {ground.core})
     sys.executable = os.path.realpath(sys.executable)  # what a program can start again
     if ground.level == "none":
         check(LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
@@ -287,6 +289,7 @@ def _supervise(
     for descriptor in (program_end, tests_end, control.fileno()):
         poll.register(descriptor, select.POLLIN if descriptor != control.fileno() else 0)
     stopped = None
+    spread = False
     status: int | None = None
     while stopped is None:
         remaining = deadline - time.monotonic()
@@ -301,6 +304,9 @@ def _supervise(
         if not events:
             if time.monotonic() >= deadline:
                 stopped = "timeout"
+            if not spread:
+                _spread((one, two), ground.cores)
+                spread = True
             memory, count = watch.used_below(ground.proc, ground.own_pid)
             if stopped is None and (memory > limit or count > request["processes"]):
                 stopped = "memory"
@@ -314,6 +320,13 @@ def _supervise(
     os.close(tests_end)
     clean = ground.level != "none" or watch.kill_below(ground.proc, ground.own_pid)
     return {"stopped": stopped, "status": status, "clean": clean}
+
+
+def _spread(children: Sequence[int], cores: set[int]) -> None:
+    """A check that takes longer than a moment may use every core."""
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(child, cores)
 
 
 def _say(control: socket.socket, **message: Any) -> None:
