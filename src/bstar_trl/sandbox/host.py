@@ -9,9 +9,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import json
-import math
 import os
-import select
 import socket
 import struct
 import subprocess
@@ -28,6 +26,7 @@ from typing import Any
 from ..errors import ConfigurationError, SandboxError
 from . import workdir
 from .isolation import LEVELS
+from .talk import Talk
 from .verdicts import DETAIL_LIMIT, OUTPUT_LIMIT, REASONS, Check, Limits, Verdict, as_check
 
 START_LIMIT = 60.0  # seconds
@@ -229,7 +228,7 @@ class _Sandbox:
             "names": check.names,
         }
         payload |= {"case": case, "detail limit": DETAIL_LIMIT}
-        talk = _Talk(
+        talk = Talk(
             {source_w: check.program.encode("utf-8", "surrogatepass"), tests_w: json.dumps(payload).encode()},
             {verdict_r: 1 << 16, output_r: OUTPUT_LIMIT},
         )
@@ -287,74 +286,6 @@ class _Sandbox:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-class _Talk:
-    """Feeds some pipes and reads others, all at once; what comes beyond a pipe's limit is read and dropped."""
-
-    def __init__(self, unsent: dict[int, bytes], limits: dict[int, int]):
-        self.read = {descriptor: bytearray() for descriptor in limits}
-        self.late = False
-        self._limits = limits
-        self._unsent = {descriptor: memoryview(data) for descriptor, data in unsent.items()}
-        self._open = [*unsent, *limits]
-        self._poll = select.poll()
-        for descriptor in self._open:
-            os.set_blocking(descriptor, False)
-            self._poll.register(descriptor, select.POLLOUT if descriptor in unsent else select.POLLIN)
-
-    def until_report(self, control: socket.socket, deadline: float) -> dict[str, Any] | None:
-        """Talk until the warm parent reports; `None` if it has died, or (`late`) does not report in time."""
-        self._poll.register(control, select.POLLIN)
-        while True:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                self.late = True
-                return None
-            for descriptor, _ in self._poll.poll(math.ceil(1000 * remaining)):
-                if descriptor == control.fileno():
-                    self._poll.unregister(control)
-                    try:
-                        message = control.recv(4096)
-                    except OSError:
-                        return None
-                    return json.loads(message) if message else None
-                self._move(descriptor)
-
-    def drain(self, seconds: float) -> None:
-        """Read what is still in the pipes. Every writer has ended, so this is short."""
-        deadline = time.monotonic() + seconds
-        for descriptor in self._limits:
-            while descriptor in self._open and time.monotonic() < deadline:
-                if not self._move(descriptor):
-                    break
-
-    def close(self) -> None:
-        for descriptor in self._open:
-            os.close(descriptor)
-        self._open.clear()
-
-    def _move(self, descriptor: int) -> bool:
-        """Some bytes in or out; whether there may be more."""
-        try:
-            if descriptor in self._unsent:
-                rest = self._unsent[descriptor]
-                rest = self._unsent[descriptor] = rest[os.write(descriptor, rest) :]
-                done = not rest
-            else:
-                data = os.read(descriptor, 1 << 16)
-                kept = self.read[descriptor]
-                kept += data[: max(0, self._limits[descriptor] - len(kept))]
-                done = not data
-        except BlockingIOError:
-            return False
-        except OSError:  # nobody reads any more
-            done = True
-        if done:
-            self._poll.unregister(descriptor)
-            self._open.remove(descriptor)
-            os.close(descriptor)
-        return not done
 
 
 def _verdict(message: bytes, report: dict[str, Any], output: str, limits: Limits, seconds: float) -> Verdict:

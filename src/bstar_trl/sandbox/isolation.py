@@ -30,6 +30,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS =
 INSIDE_ID = 1000  # user and group inside the user namespace
 NOBODY = 65534  # and outside, where root lends it
 DEVICES = ("null", "zero", "full", "random", "urandom")
+STDLIB = sorted({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 CAPABILITY_HEADER = struct.pack("Ii", 0x20080522, 0)  # version 3, this process
 NO_CAPABILITIES = bytes(24)
 STACK = 64 << 20  # bytes of the main thread's stack
@@ -139,9 +140,8 @@ def take_inside_id() -> None:
 
 def visible_paths() -> list[str]:
     """What a program needs to run Python's standard library, and nothing else of the machine."""
-    stdlib = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
-    paths = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", *sorted(stdlib)]
-    paths.append(os.path.realpath(sys.executable))
+    paths = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache"]
+    paths += [f"{sys.base_prefix}/lib", *STDLIB, os.path.realpath(sys.executable)]
     with open("/proc/self/maps") as maps:  # libpython and the like, wherever they lie
         paths += sorted({line.split(maxsplit=5)[5].strip() for line in maps if ".so" in line and "/" in line})
     kept: list[str] = []
@@ -184,10 +184,9 @@ def build_root(sources: dict[str, int | str]) -> int:
         else:
             _bind(source, path)
             os.close(source)
-    for path, source in sources.items():
-        for name in ("site-packages", "dist-packages"):
-            if not isinstance(source, str) and os.path.isdir(f"{path}/{name}"):
-                _mount_tmpfs(f"{path}/{name}", "size=4k,mode=555", MS_RDONLY)
+    for path in {f"{path}/{name}" for path in STDLIB for name in ("site-packages", "dist-packages")}:
+        if os.path.isdir(path):
+            _mount_tmpfs(path, "size=4k,mode=555", MS_RDONLY)
     for name in ("tmp", "proc"):
         os.makedirs(f"/{name}", exist_ok=True)
     os.symlink("/tmp", "/dev/shm")

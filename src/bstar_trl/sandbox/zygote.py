@@ -238,7 +238,7 @@ def _prepare_child(ground: Ground, request: dict[str, Any], descriptors: Sequenc
     confine(
         ground,
         memory=(request["memory"] << 20) + SPARE_MEMORY,
-        seconds=math.ceil(request["timeout"]) + 1,
+        seconds=(math.ceil(request["timeout"]) + 1) * len(ground.cores),
         processes=request["processes"],
         disk=request["disk"] << 20,
     )
