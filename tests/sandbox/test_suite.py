@@ -20,8 +20,8 @@ from bstar_trl.sandbox.probe import missing_layers
 HERE = Path(__file__).parent
 PACKAGE = Path(bstar_trl.__file__).parent
 ORDINARY = 54321  # a user id that nothing else has
-COMPLETE = not missing_layers()
-complete = pytest.mark.skipif(not COMPLETE, reason=f"this machine lacks {missing_layers()}")
+MISSING = missing_layers()
+complete = pytest.mark.skipif(bool(MISSING), reason=f"this machine lacks {MISSING}")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
