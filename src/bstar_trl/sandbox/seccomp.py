@@ -12,12 +12,13 @@ import platform
 import struct
 from functools import lru_cache
 
-EPERM, ENOSYS = 1, 38
+EPERM, ENOMEM, ENOSYS = 1, 12, 38
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, AND, RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 NUMBER_AT, ARCHITECTURE_AT, ARGUMENT_AT = 0, 4, 16  # offsets in struct seccomp_data; arguments are 8 bytes each
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEW*: user, pid, net, ipc, uts, cgroup, mount
 AF_UNIX = 1
+SHARED_ANONYMOUS = 0x21
 X32 = 0x40000000  # x86_64 only: the other way to number the same calls
 PR_SET_SECCOMP, MODE_FILTER = 22, 2
 
@@ -119,7 +120,7 @@ SIGNALS_BY_OTHER_NAMES: dict[str, tuple[int | None, int | None]] = {
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
 }
-CLONE, CLONE3, SOCKETPAIR = (56, 220), (435, 435), (53, 199)
+CLONE, CLONE3, SOCKETPAIR, MMAP = (56, 220), (435, 435), (53, 199), (9, 222)
 
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, audit number
 
@@ -170,6 +171,15 @@ def program(exposed: int | None = None) -> bytes:
         if number is not None:
             lines += [_line(JUMP_EQUAL, number, 0, 1), _line(RETURN, ERRNO | EPERM)]
     lines += _first_argument(CLONE[column], JUMP_ANY_BIT, NEW_NAMESPACES, refuse_match=True)
+    # Shared anonymous memory stays when its pages leave every process: no limit and no watchdog counts it.
+    lines += [
+        _line(JUMP_EQUAL, MMAP[column], 0, 5),
+        _line(LOAD, ARGUMENT_AT + 3 * 8),
+        _line(AND, SHARED_ANONYMOUS),
+        _line(JUMP_EQUAL, SHARED_ANONYMOUS, 0, 1),
+        _line(RETURN, ERRNO | ENOMEM),
+        _line(RETURN, ALLOW),
+    ]
     lines += _first_argument(SOCKETPAIR[column], JUMP_EQUAL, AF_UNIX, refuse_match=False)
     if exposed is not None:
         for numbers in SIGNALS.values():

@@ -135,7 +135,8 @@ def _settle(ground: Ground, pid: int) -> None:
             ground.run_as = NOBODY
         elif os.geteuid() == 0:
             ground.missing.append("another user: programs run as root, for nobody else can read this Python")
-        ground.writable = [ground.work, *[f"/dev/{name}" for name in DEVICES]]
+        ground.writable = [ground.work, "/dev/null"]
+        ground.readable += [f"/dev/{name}" for name in DEVICES]
     else:
         sources = open_sources(ground.readable)
         if ground.level == "user":
@@ -143,7 +144,7 @@ def _settle(ground: Ground, pid: int) -> None:
         proc = build_root(sources)
         if proc >= 0:
             ground.proc, ground.own_pid = proc, os.getpid()
-        ground.work, ground.readable, ground.writable = "/tmp", ["/"], ["/tmp", "/dev"]
+        ground.work, ground.readable, ground.writable = "/tmp", ["/"], ["/tmp", "/dev/null"]
         if ground.level == "root":
             ground.run_as = NOBODY
         os.chdir("/tmp")
