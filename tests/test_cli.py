@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -89,3 +90,25 @@ def test_demo_writes_its_summary_and_picture(tmp_path, static):
     table = [line.split() for line in result.stdout.splitlines()]
     assert [words[0] for words in table if words and words[0] in ("start", "1")] == ["start", "1"]
     assert f"{row['valid@1']:.3f}" in result.stdout
+
+
+def test_sandbox_check_tries_every_layer(tmp_path):
+    result = run("sandbox-check", cwd=tmp_path)
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert len([line for line in lines if line.startswith(("holds", "FAILS"))]) >= 15
+    missing = [line for line in lines if line.startswith(("FAILS", "missing"))]
+    assert result.returncode == (1 if missing else 0)
+    assert missing or lines[-1] == "This machine gives every layer."
+
+
+@pytest.mark.parametrize("lacking", ["namespaces", "landlock"])
+def test_sandbox_check_names_what_is_missing(tmp_path, lacking):
+    without = Path(__file__).parent / "sandbox" / "without.py"
+    command = [sys.executable, str(without), lacking, sys.executable, "-m", "bstar_trl.cli", "sandbox-check"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 1
+    missing = [line for line in result.stdout.splitlines() if line.startswith("missing: ")]
+    assert any(
+        {"namespaces": "missing: namespaces", "landlock": "missing: Landlock"}[lacking] in line for line in missing
+    )

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ROWS = SHARED / "data" / "gsm8k_train.jsonl"
+CODE_ROWS = Path(__file__).parent / "data" / "mbpp.jsonl"
 
 
 @pytest.mark.slow
@@ -77,3 +78,70 @@ def test_gsm8k_learns_from_real_rows(tmp_path):
     lora_b = [item for name, item in adapted.named_parameters() if "lora_B" in name]
     assert any(item.abs().max() > 0 for item in lora_b)  # zero before training
     assert AutoTokenizer.from_pretrained(str(output_dir)).eos_token == "<eos>"
+
+
+def make_programmer(path: str, rows: list[dict]) -> None:
+    """A policy that writes one of the rows' solutions, whichever: a token each. Right one time in `len(rows)`."""
+    tokenizer = make_text_tokenizer([row["prompt"] for row in rows])
+    programs = [f"```python\n{row['solution'].strip()}\n```" for row in rows]
+    tokenizer.add_tokens(programs)
+    model = make_model(vocab_size=len(tokenizer), max_position_embeddings=1024, initializer_range=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(120):
+        chosen = torch.randint(len(rows), (4,), generator=generator).tolist()
+        texts = [rows[(4 * step + place) % len(rows)]["prompt"] for place in range(4)]
+        answers = [programs[index] + tokenizer.eos_token for index in chosen]
+        batch = tokenizer(
+            [text[-60:] + answer for text, answer in zip(texts, answers, strict=True)],
+            padding=True,
+            return_tensors="pt",
+        )
+        labels = torch.full_like(batch["input_ids"], -100)
+        labels[:, -2:] = batch["input_ids"][:, -2:]
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+@pytest.mark.slow
+def test_code_learns_from_unit_tests(tmp_path):
+    rows = [json.loads(line) for line in CODE_ROWS.read_text().splitlines()]
+    rows = [row for row in rows if not row["setup"] and len(row["solution"]) < 120][:6]
+    assert len(rows) == 6
+    data = tmp_path / "rows.jsonl"
+    # As the Hub's data set has them.
+    hub = [{"text": row["prompt"].split("\n")[0], "test_list": row["tests"], "test_setup_code": ""} for row in rows]
+    data.write_text("".join(json.dumps(row) + "\n" for row in hub))
+    model_path, output_dir = str(tmp_path / "programmer"), tmp_path / "out"
+    make_programmer(model_path, rows)
+    words = [
+        *["--model_name_or_path", model_path, "--dataset_name", str(data), "--output_dir", str(output_dir)],
+        *["--bf16", "false", "--report_to", "none", "--num_generations", "8", "--max_completion_length", "4"],
+        *["--per_device_train_batch_size", "4", "--iteration_steps", "3", "--max_steps", "6", "--logging_steps", "1"],
+        *["--log_completions", "--save_strategy", "no", "--lora_target_modules", "all-linear", "--use_cpu"],
+    ]
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLES / "code.py"), *words],
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+
+    import pandas as pd
+
+    tables = [pd.read_parquet(path) for path in sorted((output_dir / "completions").glob("*.parquet"))]
+    assert len(tables) == 2  # iterations
+    solutions = {row["prompt"].split("\n")[0]: row["solution"].strip() for row in rows}
+    table = pd.concat(tables)
+    assert 0 < table.UnitTests.mean() < 1
+    for row in table.itertuples():
+        right = solutions[row.prompt.split("\n")[0]] in row.completion
+        assert row.UnitTests == float(right), (row.prompt, row.completion, row.reason)
+        assert row.reason.startswith("passed" if right else ("exception", "wrong answer"))
+    assert table[table.selected].UnitTests.min() == 1.0
+    assert (output_dir / "adapter_model.safetensors").exists()

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = _parser()
     parsed = parser.parse_args(arguments)
-    if parsed.setting is not None and not parsed.static:
+    if getattr(parsed, "setting", None) is not None and not parsed.static:
         parser.error("--setting is that of a --static run: add --static, or leave it out")
     try:
         return parsed.run(parsed)
@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
         help="temperature and threshold of a --static run instead of 1.0,0.0",
     )
     demo.set_defaults(run=_demo)
+    check = commands.add_parser(
+        "sandbox-check",
+        help="what this machine gives to the sandbox of UnitTests",
+        description="Tries every layer of the sandbox that runs programs for UnitTests, and says what holds and what "
+        "this machine lacks. Exit status 1 where a layer is missing.",
+    )
+    check.set_defaults(run=_sandbox_check)
     return parser
 
 
@@ -136,6 +143,21 @@ def _demo(parsed: argparse.Namespace) -> int:
     print(f"valid@1 went from {initial:.3f} to {final:.3f}.")
     print(f"Figures: {Path(parsed.output_dir) / 'summary.json'}\nCurves: {picture}")
     return 0
+
+
+def _sandbox_check(parsed: argparse.Namespace) -> int:
+    from .sandbox.probe import missing_layers, proofs
+
+    holds = True
+    for proof in proofs():
+        holds &= proof.holds
+        print(f"{'holds' if proof.holds else 'FAILS':<7}{proof.layer:<22}{proof.detail}")
+    missing = missing_layers()
+    for item in missing:
+        print(f"missing: {item}")
+    if not missing and holds:
+        print("This machine gives every layer.")
+    return int(bool(missing) or not holds)
 
 
 def _line(first: str, cells: Sequence[str]) -> str:

@@ -29,5 +29,9 @@ class RewardError(BStarError, ValueError):
     """A reward function returned something that is no reward: NaN, a wrong count, a wrong type."""
 
 
+class SandboxError(BStarError, RuntimeError):
+    """The sandbox cannot do its work on this machine. Never raised for what a program does."""
+
+
 class EmptySelectionError(BStarError, RuntimeError):
     """Several rounds in a row selected no response at all: there is nothing to learn from."""

@@ -3,5 +3,6 @@
 from .answer import AnswerMatch
 from .base import RewardFn, Score
 from .choice import MultipleChoice
+from .unit_tests import UnitTests
 
-__all__ = ["AnswerMatch", "MultipleChoice", "RewardFn", "Score"]
+__all__ = ["AnswerMatch", "MultipleChoice", "RewardFn", "Score", "UnitTests"]

@@ -1,0 +1,108 @@
+"""`UnitTests`: does the program in a response pass its row's tests?"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ..errors import ConfigurationError
+from ..sandbox import Check, Executor, Limits, LocalSandbox, Verdict
+from .base import RewardFn, Score
+from .programs import COLUMNS, check_of_row, extract_code
+
+
+class UnitTests(RewardFn):
+    """1 where the program in a response passes every test of its row, else 0, with a reason: a verifier.
+
+    The program is the fenced code block of the response, or all of it (`programs.extract_code`). It runs in a sandbox,
+    the tests in another, and only plain values pass between the two. Rows come in three shapes:
+
+    - MBPP: `tests` (a list of statements) and `setup`, run in the order program, setup, tests;
+    - HumanEval: `prompt`, `test`, which defines `check(candidate)`, and `entry_point`; the response is the body of the
+      function, or the whole function;
+    - APPS: `inputs` and `outputs` for standard input and output, or with `fn_name` for calls of that function or of a
+      method of `Solution`; or all of them as JSON in `input_output`.
+
+    `None`, *cannot be judged*, is given where the row's tests do not compile.
+
+    Args:
+        name (`str`, *optional*): what logs call it.
+        timeout (`float`): seconds for one response with all its tests.
+        memory_mb (`int`): MiB for one response's processes together.
+        workers (`int`, *optional*): responses checked at once, per training process; None: one for each core.
+        strict (`bool`): refuse to run where this machine lacks a layer of the isolation, instead of warning once.
+        executor (`Executor`, *optional*): where programs run instead of this machine, for example a `RemoteSandbox`.
+        progress (`bool`): show a progress bar, where there is a terminal.
+    """
+
+    is_verifier = True
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        timeout: float = 5.0,
+        memory_mb: int = 512,
+        workers: int | None = None,
+        strict: bool = False,
+        executor: Executor | None = None,
+        progress: bool = True,
+    ):
+        super().__init__(name)
+        if executor is not None and strict:
+            raise ConfigurationError("strict=True is about this machine's sandbox; it says nothing of an executor")
+        self._limits = Limits(timeout=timeout, memory_mb=memory_mb)
+        local = LocalSandbox(workers, strict=strict)
+        self._executor: Executor = executor or local
+        self._workers = local.workers
+        self._progress = progress
+
+    def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:
+        """One score per completion: 1, 0 or `None`, and why. Equal programs for equal tests are run once.
+
+        Raises:
+            DatasetError: a row has none of the three shapes.
+            SandboxError: programs cannot be run here.
+        """
+        checks: list[Check | None] = []
+        for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            row = {column: columns[column][place] for column in COLUMNS if column in columns}
+            code = extract_code(completion)
+            checks.append(check_of_row(prompt, code, row, self.name) if code.strip() else None)
+        verdicts = self._run([check for check in dict.fromkeys(checks) if check is not None])
+        return [Score(0.0, "no code") if check is None else _score(verdicts[check]) for check in checks]
+
+    def close(self) -> None:
+        """End the sandboxes. The next call starts new ones."""
+        self._executor.close()
+
+    def _run(self, checks: Sequence[Check]) -> dict[Check, Verdict]:
+        verdicts: dict[Check, Verdict] = {}
+        waiting = deque(checks)
+        bar = tqdm(total=len(checks), desc=self.name, leave=False, disable=None if self._progress else True)
+
+        def work() -> None:
+            while True:
+                try:
+                    check = waiting.popleft()
+                except IndexError:
+                    return
+                verdicts[check] = self._executor.run(check, self._limits)
+                bar.update()
+
+        with bar, ThreadPoolExecutor(self._workers, thread_name_prefix="bstar-unit-tests") as threads:
+            try:
+                for future in [threads.submit(work) for _ in range(min(self._workers, len(checks)))]:
+                    future.result()
+            finally:
+                waiting.clear()  # after an error, or a Ctrl-C, no thread takes another check
+        return verdicts
+
+
+def _score(verdict: Verdict) -> Score:
+    reason = f"{verdict.reason}: {verdict.detail}" if verdict.detail else verdict.reason
+    return Score(None if verdict.reason == "bad tests" else float(verdict.passed), reason)

@@ -1,0 +1,125 @@
+"""What a check says (`Verdict`), what it may use (`Limits`), and who may do it (`Executor`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+from ..errors import ConfigurationError
+
+Reason = Literal[
+    "passed", "wrong answer", "exception", "timeout", "memory", "syntax", "no answer", "forbidden", "bad tests"
+]
+REASONS: tuple[str, ...] = get_args(Reason)
+OUTPUT_LIMIT = 16 << 10  # bytes of the program's output that are kept for logs
+DETAIL_LIMIT = 500  # characters
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one check.
+
+    Attributes:
+        passed (`bool`): the program passed every test.
+        reason (`str`): one of `REASONS`. `"no answer"`: it ended, or spoke out of turn, before every test had its
+            answer. `"forbidden"`: it failed at something the sandbox refuses. `"bad tests"`: the tests themselves do
+            not compile, whatever the program.
+        detail (`str`): which test, and what happened; for people. It may quote the program.
+        output (`str`): the beginning of what the program printed.
+        seconds (`float`): how long the check took.
+    """
+
+    passed: bool
+    reason: Reason
+    detail: str = ""
+    output: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one check may use.
+
+    Attributes:
+        timeout (`float`): seconds for everything: start, setup and all tests.
+        memory_mb (`int`): MiB for the program with all its processes, and again for the tests.
+        processes (`int`): processes and threads at once.
+        disk_mb (`int`): MiB of files.
+
+    Raises:
+        ConfigurationError: a limit out of its range.
+    """
+
+    timeout: float = 5.0
+    memory_mb: int = 512
+    processes: int = 80
+    disk_mb: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout < math.inf:
+            raise ConfigurationError(f"timeout must be a positive number of seconds, got {self.timeout}")
+        if self.memory_mb < 64:
+            raise ConfigurationError(f"memory_mb must be at least 64, got {self.memory_mb}")
+        if self.processes < 8:
+            raise ConfigurationError(f"processes must be at least 8, got {self.processes}")
+        if self.disk_mb < 1:
+            raise ConfigurationError(f"disk_mb must be at least 1, got {self.disk_mb}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One program and its tests.
+
+    Attributes:
+        program (`str`): the source; nothing on this side ever reads it.
+        tests (`tuple[str, ...]`): statements, run one after the other in one namespace.
+        setup (`str`): run before the tests, after the program, on the tests' side.
+        trusted (`str`): run before everything on the tests' side: definitions the program must not replace.
+        names (`tuple[str, ...]`, *optional*): the only names the tests may take from the program; None: all that they
+            use and do not define themselves, builtins apart.
+        cases (`tuple[tuple[str, str], ...]`): in place of tests: texts for standard input, and the output expected.
+    """
+
+    program: str
+    tests: tuple[str, ...] = ()
+    setup: str = ""
+    trusted: str = ""
+    names: tuple[str, ...] | None = None
+    cases: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        texts: list[tuple[str, Any]] = [("program", self.program), ("setup", self.setup), ("trusted", self.trusted)]
+        texts += [(f"tests[{place}]", item) for place, item in enumerate(self.tests)]
+        texts += [(f"cases[{place}]", part) for place, item in enumerate(self.cases) for part in item]
+        for name, text in texts:
+            if not isinstance(text, str):
+                raise ConfigurationError(f"{name} must be a str, got {type(text).__name__}")
+        if bool(self.tests) == bool(self.cases):
+            raise ConfigurationError("a check needs tests: got none" if not self.tests else "tests or cases, not both")
+
+
+class Executor(Protocol):
+    """Where checks run: the local sandbox, or a service elsewhere. Called from several threads at once."""
+
+    def run(self, check: Check, limits: Limits) -> Verdict:
+        """Run one check. Whatever the program does is data; an error means that checking itself failed.
+
+        Raises:
+            SandboxError: the executor cannot do its work.
+        """
+
+    def close(self) -> None:
+        """Let go of everything; the next `run` starts anew."""
+
+
+def as_check(program: Any, tests: Any, **options: Any) -> Check:
+    """A check from what a caller passed.
+
+    Raises:
+        ConfigurationError: the tests are no sequence of texts.
+    """
+    if isinstance(tests, str) or not isinstance(tests, Sequence):
+        raise ConfigurationError(f"tests must be a list of str, got {type(tests).__name__}")
+    return Check(program, tuple(tests), **options)

@@ -1,0 +1,295 @@
+"""`run_tests` from outside: what it says, what it costs, what it leaves behind, and which input it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from bstar_trl import sandbox
+from bstar_trl.errors import BStarError, ConfigurationError, SandboxError
+from bstar_trl.sandbox import REASONS, Check, Limits, LocalSandbox, run_tests
+
+ADD = "def add(a, b):\n    return a + b\n"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _closed():
+    yield
+    sandbox.close()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def inside_of(process: int) -> list[int]:
+    """Every process below this one."""
+    found = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *inside_of(child)]
+    return found
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def gone(processes: list[int], seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(map(alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(alive, processes))
+
+
+def test_a_right_program_passes():
+    verdict = run_tests(ADD, ["assert add(1, 2) == 3", "assert add('a', 'b') == 'ab'"])
+    assert verdict.passed
+    assert verdict.reason == "passed"
+    assert 0 < verdict.seconds < 5
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("def add(a, b):\n    return a - b\n", "wrong answer"),
+        ("def add(a, b):\n    raise KeyError(a)\n", "exception"),
+        ("def add(a, b):\n    while True: pass\n", "timeout"),
+        ("def add(a, b):\n    return bytearray(1 << 40)\n", "memory"),
+        ("def add(a, b)\n", "syntax"),
+        ("import os\nos._exit(0)\n", "no answer"),
+        ("import socket\ndef add(a, b):\n    socket.socket()\n", "forbidden"),
+    ],
+)
+def test_each_failure_has_its_reason(program, reason):
+    verdict = run_tests(program, ["assert add(1, 2) == 3"], timeout=2)
+    assert not verdict.passed
+    assert verdict.reason == reason
+    assert verdict.reason in REASONS
+    assert verdict.detail
+
+
+def test_the_detail_names_the_test_that_failed():
+    verdict = run_tests(ADD, ["assert add(1, 2) == 3", "assert add(1, 2) == 4, 'not four'"])
+    assert verdict.detail == "assert add(1, 2) == 4, 'not four' not four"
+
+
+def test_output_is_kept_up_to_a_limit():
+    verdict = run_tests(
+        "print('hello', flush=True)\nimport sys\nprint('err', file=sys.stderr)\n" + ADD, ["assert add(1, 2) == 3"]
+    )
+    assert verdict.output == "hello\nerr\n"
+    verdict = run_tests("print('x' * 10_000_000)\n" + ADD, ["assert add(1, 2) == 3"])
+    assert verdict.passed
+    assert verdict.output == "x" * (16 << 10)
+
+
+def test_setup_runs_after_the_program_and_before_the_tests():
+    program = "class Node:\n    def __init__(self, v):\n        self.v, self.left = v, None\ndef depth(n):\n"
+    program += "    return 0 if n is None else 1 + depth(n.left)\n"
+    setup = "root = Node(1)\nroot.left = Node(2)\n"
+    assert run_tests(program, ["assert depth(root) == 2", "assert root.left.v == 2"], setup=setup).passed
+    assert run_tests(program, ["assert depth(root) == 3"], setup=setup).reason == "wrong answer"
+
+
+class TestInPlace:
+    """A function that returns None gives its arguments back; any other leaves the tests' own untouched."""
+
+    def test_what_a_function_without_result_did_is_seen(self):
+        program = "def sort_it(xs, seen):\n    xs.sort()\n    seen.add(len(xs))\n"
+        tests = [
+            "xs, seen = [3, 1, 2], set()\nassert sort_it(xs, seen) is None",
+            "assert xs == [1, 2, 3] and seen == {3}",
+        ]
+        assert run_tests(program, tests).passed
+
+    def test_wrong_changes_are_seen_too(self):
+        assert (
+            run_tests("def f(xs):\n    xs.clear()\n", ["xs = [2, 1]\nf(xs)\nassert xs == [1, 2]"]).reason
+            == "wrong answer"
+        )
+
+    def test_a_function_with_a_result_changes_nothing_of_the_tests(self):
+        program = "def f(xs):\n    xs.sort()\n    return xs\n"
+        assert run_tests(program, ["xs = [2, 1]\nassert f(xs) == [1, 2]\nassert xs == [2, 1]"]).passed
+
+    def test_emptying_what_the_expected_value_is_made_of_gains_nothing(self):
+        program = "def f(xs):\n    xs.clear()\n    return []\n"
+        assert run_tests(program, ["xs = [2, 1]\nassert f(xs) == sorted(xs)"]).reason == "wrong answer"
+
+
+def test_names_of_python_mean_python_unless_nothing_else_is_asked_for():
+    assert run_tests("def abs(x): return 0\ndef f(): return 9\n", ["assert abs(f() - 3) < 1"]).reason == "wrong answer"
+    assert run_tests("def sum(xs): return 0\n", ["assert sum([1, 2]) == 3"]).reason == "wrong answer"
+
+
+def test_trusted_names_are_not_the_programs():
+    program = "def poly(xs, x): return 0\ndef find_zero(xs): return 99\n"
+    trusted = "def poly(xs, x): return sum(c * x ** i for i, c in enumerate(xs))\n"
+    tests = ["assert abs(poly([-2, 1], find_zero([-2, 1]))) < 1e-6"]
+    assert run_tests(program, tests).passed  # the hack, where nothing says that `poly` is given
+    assert run_tests(program, tests, trusted=trusted, names=["find_zero"]).reason == "wrong answer"
+
+
+def test_only_the_named_names_are_taken():
+    assert run_tests(ADD, ["assert add(1, 1) == 2"], names=["sub"]).reason == "exception"
+
+
+def test_tests_that_do_not_compile_are_nobodys_fault():
+    assert run_tests(ADD, ["assert add(1, 2) =="]).reason == "bad tests"
+
+
+def test_standard_input_and_output():
+    pool = LocalSandbox(1)
+    double = "import sys\nfor line in sys.stdin:\n    print(int(line) * 2)\n"
+    assert pool.run(Check(double, cases=(("1\n2\n", "2\n4\n"), ("", ""), ("5", "10")))).passed
+    assert pool.run(Check(double, cases=(("1\n", "3\n"),))).reason == "wrong answer"
+    assert pool.run(Check("print(2", cases=(("", "2"),))).reason == "syntax"
+    assert pool.run(Check("import os\nos._exit(0)", cases=(("", "2"),))).reason == "wrong answer"
+    assert pool.run(Check("while True: pass", cases=(("", "2"),)), Limits(1.0)).reason == "timeout"
+    pool.close()
+
+
+@pytest.mark.parametrize("memory_mb", [64, 256])
+def test_the_memory_limit_is_kept(memory_mb):
+    tests = ["assert f() == 1"]
+    within = f"def f():\n    x = bytearray({memory_mb - 40} << 20)\n    return 1\n"
+    beyond = f"def f():\n    x = bytearray({memory_mb + 40} << 20)\n    return 1\n"
+    assert run_tests(within, tests, memory_mb=memory_mb).passed
+    assert run_tests(beyond, tests, memory_mb=memory_mb).reason == "memory"
+
+
+def test_the_time_limit_is_kept():
+    started = time.monotonic()
+    assert run_tests("while True: pass", ["assert True"], timeout=0.5).reason == "timeout"
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tests": "assert True"}, "tests must be a list of str, got str"),
+        ({"tests": []}, "got none"),
+        ({"tests": [1]}, r"tests\[0\] must be a str, got int"),
+        ({"program": None}, "program must be a str, got NoneType"),
+        ({"timeout": 0}, "timeout must be a positive number of seconds, got 0"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"memory_mb": 1}, "memory_mb must be at least 64, got 1"),
+    ],
+)
+def test_wrong_arguments_are_errors(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        run_tests(**{"program": ADD, "tests": ["assert True"], **arguments})
+
+
+def test_workers_below_one_are_an_error():
+    with pytest.raises(ConfigurationError, match="workers must be at least 1, got 0"):
+        LocalSandbox(0)
+
+
+def test_errors_are_standard_errors_too():
+    assert issubclass(SandboxError, BStarError)
+    assert issubclass(SandboxError, RuntimeError)
+
+
+def test_closing_leaves_nothing():
+    before = descriptors(), threading.active_count()
+    pool = LocalSandbox(2)
+    for _ in range(3):
+        assert pool.run(Check(ADD, ("assert add(1, 2) == 3",))).passed
+    sandboxes = [process for item in pool._alive for process in [item._process.pid, *inside_of(item._process.pid)]]
+    assert len(sandboxes) == 2  # a guard and its warm parent: the children are gone already
+    pool.close()
+    assert gone(sandboxes, 3)
+    assert (descriptors(), threading.active_count()) == before
+    assert pool.run(Check(ADD, ("assert add(1, 2) == 3",))).passed  # and starts again
+    pool.close()
+
+
+def test_a_killed_sandbox_is_replaced():
+    pool = LocalSandbox(1)
+    check = Check(ADD, ("assert add(1, 2) == 3",))
+    assert pool.run(check).passed
+    for process in inside_of(next(iter(pool._alive))._process.pid):
+        os.kill(process, signal.SIGKILL)
+    assert pool.run(check).passed
+    pool.close()
+
+
+def test_a_fork_of_the_host_has_its_own_sandboxes():
+    pool = LocalSandbox(1)
+    check = Check(ADD, ("assert add(1, 2) == 3",))
+    assert pool.run(check).passed
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if pool.run(check).passed else 2
+            pool.close()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert pool.run(check).passed
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    "way", ["return", "sys.exit(3)", "os._exit(0)", "1 / 0", "os.kill(os.getpid(), 9)", "in a check"]
+)
+def test_however_the_interpreter_ends_nothing_is_left(way):
+    script = f"""
+    import os, sys, threading, time
+    from bstar_trl.sandbox import run_tests
+    def main():
+        run_tests("x = 1", ["assert x == 1"])
+        if {way!r} == "in a check":
+            sleeper = "import os, time\\nos.fork()\\ntime.sleep(60)"
+            check = lambda: run_tests(sleeper, ["assert True"], timeout=60)
+            threading.Thread(target=check, daemon=True).start()
+            time.sleep(1)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        {way if way not in ("in a check",) else "os.kill(os.getpid(), 9)"}
+    main()
+    """
+    host = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert host.stdout.readline() == "ready\n"
+    inside = inside_of(host.pid)
+    assert len(inside) >= (5 if way == "in a check" else 2)
+    host.communicate("go\n", timeout=30)
+    assert gone(inside)
+
+
+def test_an_interrupt_ends_the_check():
+    script = """
+    from bstar_trl.sandbox import run_tests
+    print("ready", flush=True)
+    run_tests("import time\\ntime.sleep(60)", ["assert True"], timeout=60)
+    """
+    host = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert host.stdout.readline() == "ready\n"
+    time.sleep(1)
+    inside = inside_of(host.pid)
+    host.send_signal(signal.SIGINT)
+    host.communicate(timeout=20)
+    assert inside
+    assert gone(inside)
