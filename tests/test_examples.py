@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import SHARED
-from guesser import make_guesser
 from peft import PeftModel
+from policies import make_guesser, make_programmer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -78,32 +78,6 @@ def test_gsm8k_learns_from_real_rows(tmp_path):
     lora_b = [item for name, item in adapted.named_parameters() if "lora_B" in name]
     assert any(item.abs().max() > 0 for item in lora_b)  # zero before training
     assert AutoTokenizer.from_pretrained(str(output_dir)).eos_token == "<eos>"
-
-
-def make_programmer(path: str, rows: list[dict]) -> None:
-    """A policy that writes one of the rows' solutions, whichever: a token each. Right one time in `len(rows)`."""
-    tokenizer = make_text_tokenizer([row["prompt"] for row in rows])
-    programs = [f"```python\n{row['solution'].strip()}\n```" for row in rows]
-    tokenizer.add_tokens(programs)
-    model = make_model(vocab_size=len(tokenizer), max_position_embeddings=1024, initializer_range=0.05)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    generator = torch.Generator().manual_seed(0)
-    for step in range(120):
-        chosen = torch.randint(len(rows), (4,), generator=generator).tolist()
-        texts = [rows[(4 * step + place) % len(rows)]["prompt"] for place in range(4)]
-        answers = [programs[index] + tokenizer.eos_token for index in chosen]
-        batch = tokenizer(
-            [text[-60:] + answer for text, answer in zip(texts, answers, strict=True)],
-            padding=True,
-            return_tensors="pt",
-        )
-        labels = torch.full_like(batch["input_ids"], -100)
-        labels[:, -2:] = batch["input_ids"][:, -2:]
-        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
 
 
 @pytest.mark.slow

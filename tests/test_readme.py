@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from guesser import make_guesser
+from policies import make_guesser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

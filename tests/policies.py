@@ -1,4 +1,4 @@
-"""A policy for real word problems that is small enough to train here: it guesses a digit."""
+"""Policies for real rows that are small enough to train here: they know the form of an answer, and guess."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def make_text_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def make_guesser(path: str, prompts: list[str]) -> None:
-    """A policy that writes `#### d` with some digit d: right by luck now and then, as a weak model is."""
-    tokenizer = make_text_tokenizer(prompts)
+def teach(path: str, tokenizer: PreTrainedTokenizerFast, prompts: list[str], answers: list[str]) -> None:
+    """Train a tiny model to follow any prompt with any of the answers, all of one length, and save it."""
     model = make_model(vocab_size=len(tokenizer), max_position_embeddings=1024, initializer_range=0.05)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     generator = torch.Generator().manual_seed(0)
+    length = len(tokenizer(answers[0] + tokenizer.eos_token)["input_ids"])
     for step in range(120):
-        texts = []
-        for prompt in [prompts[(4 * step + place) % len(prompts)] for place in range(4)]:
-            digit = int(torch.randint(1, 10, (1,), generator=generator))
-            texts.append((prompt[-60:], f"\n#### {digit}" + tokenizer.eos_token))
-        batch = tokenizer([prompt + answer for prompt, answer in texts], padding=True, return_tensors="pt")
-        length = len(tokenizer(texts[0][1])["input_ids"])
+        chosen = torch.randint(len(answers), (4,), generator=generator).tolist()
+        texts = [
+            prompts[(4 * step + place) % len(prompts)][-60:] + answers[index] + tokenizer.eos_token
+            for place, index in enumerate(chosen)
+        ]
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
         labels = torch.full_like(batch["input_ids"], -100)
         labels[:, -length:] = batch["input_ids"][:, -length:]
         model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
@@ -41,3 +41,17 @@ def make_guesser(path: str, prompts: list[str]) -> None:
         optimizer.zero_grad()
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
+
+
+def make_guesser(path: str, prompts: list[str]) -> None:
+    """A policy that writes `#### d` with some digit d: right by luck now and then, as a weak model is."""
+    teach(path, make_text_tokenizer(prompts), prompts, [f"\n#### {digit}" for digit in range(1, 10)])
+
+
+def make_programmer(path: str, rows: list[dict]) -> None:
+    """A policy that writes one of the rows' solutions, whichever: a token each. Right one time in `len(rows)`."""
+    prompts = [row["prompt"] for row in rows]
+    programs = [f"```python\n{row['solution'].strip()}\n```" for row in rows]
+    tokenizer = make_text_tokenizer(prompts)
+    tokenizer.add_tokens(programs)
+    teach(path, tokenizer, prompts, programs)
