@@ -125,7 +125,7 @@ class WorkerPool:
         return outcome
 
     @contextmanager
-    def _borrowed(self, fresh: bool) -> Iterator[_Worker]:
+    def _borrowed(self, fresh: bool = False) -> Iterator[_Worker]:
         with self._places:
             with self._lock:
                 worker = self._idle.pop() if self._idle else None
