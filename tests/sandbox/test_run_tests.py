@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from bstar_trl import sandbox
 from bstar_trl.errors import BStarError, ConfigurationError, SandboxError
-from bstar_trl.sandbox import REASONS, Check, Limits, LocalSandbox, run_tests
+from bstar_trl.sandbox import REASONS, Check, Limits, LocalSandbox, RemoteSandbox, run_tests
 
 ADD = "def add(a, b):\n    return a + b\n"
 
@@ -293,3 +294,21 @@ def test_an_interrupt_ends_the_check():
     host.communicate(timeout=20)
     assert inside
     assert gone(inside)
+
+
+@pytest.mark.parametrize("executor", [None, "remote"])
+def test_what_a_program_says_fits_any_log(executor):
+    said = r"a\ud800\x1b[31m\x00b\n\t\x85"
+    program = f"print('\\x1b[2J\\x07')\ndef f():\n    raise ValueError('{said}')\n"
+    if executor is None:
+        verdict = run_tests(program, ["f()"])
+        assert verdict.output.strip() == r"\x1b[2J\x07"
+    else:
+        raw = {"passed": False, "reason": "exception", "detail": "a\ud800\x1b[31m\x00b\n\t\x85", "output": "\x1b"}
+        line = "nonce " + json.dumps({"verdict": raw, "missing": []})
+        verdict = RemoteSandbox("http://nowhere")._verdict({"run_result": {"stdout": line}}, "nonce")
+        assert verdict.output == r"\x1b"
+    verdict.detail.encode()
+    assert r"a\ud800\x1b[31m\x00b" in verdict.detail
+    assert "\n\t" in verdict.detail
+    assert verdict.detail.endswith(r"\x85")

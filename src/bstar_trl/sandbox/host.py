@@ -27,7 +27,7 @@ from ..errors import ConfigurationError, SandboxError
 from . import workdir
 from .isolation import LEVELS
 from .talk import Talk
-from .verdicts import DETAIL_LIMIT, OUTPUT_LIMIT, REASONS, Check, Limits, Verdict, as_check
+from .verdicts import DETAIL_LIMIT, OUTPUT_LIMIT, REASONS, Check, Limits, Verdict, as_check, printable
 
 START_LIMIT = 60.0  # seconds
 GRACE = 0.8  # seconds after which a sandbox that does not keep the time limit itself is killed
@@ -290,6 +290,7 @@ class _Sandbox:
 
 def _verdict(message: bytes, report: dict[str, Any], output: str, limits: Limits, seconds: float) -> Verdict:
     """The tests' word, if it is whole; otherwise what the warm parent saw."""
+    output = printable(output)
     if report["stopped"] == "timeout":
         return Verdict(False, "timeout", f"more than {limits.timeout:g} s", output, seconds)
     if report["stopped"] == "memory":
@@ -302,7 +303,7 @@ def _verdict(message: bytes, report: dict[str, Any], output: str, limits: Limits
         )
     if len(message) > 4 and struct.unpack(">I", message[:4])[0] == len(message) - 4:
         said = json.loads(message[4:])
-        reason, detail = said["reason"], said["detail"]
+        reason, detail = said["reason"], printable(said["detail"])
         if reason not in REASONS:
             raise SandboxError(f"the tests' process gave an unknown reason: {reason!r}")
         if reason == "wrong answer" and report["status"]:  # a script that failed: its output is incomplete

@@ -15,6 +15,7 @@ Reason = Literal[
 REASONS: tuple[str, ...] = get_args(Reason)
 OUTPUT_LIMIT = 16 << 10  # bytes of the program's output that are kept for logs
 DETAIL_LIMIT = 500  # characters
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Verdict:
     detail: str = ""
     output: str = ""
     seconds: float = 0.0
+
+
+def printable(text: str) -> str:
+    """A program's text as any log takes it: lone surrogates and control characters escaped."""
+    return text.encode("utf-8", "backslashreplace").decode().translate(_ESCAPED)
 
 
 @dataclass(frozen=True)
