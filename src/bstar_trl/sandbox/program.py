@@ -167,6 +167,9 @@ class Lender:
             for part in item[2].split("."):
                 found = getattr(found, part)
             return found
+        if item[0] == "x":  # an exception of the tests' making
+            decoder = Decoder(self._borrowed)
+            return decoder.decode(item[1])(*decoder.decode(item[2]))
         return self._callback(item[1])
 
     def _callback(self, number: int) -> Callable[..., Any]:
