@@ -312,3 +312,10 @@ def test_what_a_program_says_fits_any_log(executor):
     assert r"a\ud800\x1b[31m\x00b" in verdict.detail
     assert "\n\t" in verdict.detail
     assert verdict.detail.endswith(r"\x85")
+
+
+def test_a_script_ends_as_scripts_do():
+    pool = LocalSandbox(1)
+    program = "import atexit\natexit.register(print, 'end')\nprint('start')\nexit()\nprint('never')"
+    assert pool.run(Check(program, cases=(("", "start\nend\n"),))).passed
+    pool.close()

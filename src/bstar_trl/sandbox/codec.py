@@ -36,7 +36,7 @@ TAGS: dict[type, str] = {
 }
 MAPPINGS: dict[str, Callable[[], Any]] = {"d": dict, "C": Counter, "O": OrderedDict, "D": lambda: defaultdict(None)}
 SEQUENCES: dict[str, Callable[[], Any]] = {"l": list, "s": set, "q": deque}
-MUTABLE = (list, dict, set, deque, bytearray)
+MUTABLE = (list, dict, set, deque, bytearray, Counter, OrderedDict, defaultdict)
 
 
 class ProtocolError(Exception):
