@@ -170,7 +170,14 @@ def test_mixed_rows_and_equal_programs(reward):
         ({"prompt": "", "answer": "4"}, "needs filled columns 'tests'.*; this row has none of them"),
         ({"prompt": "", "tests": []}, "this row has none of them"),
         ({"prompt": "", "tests": "assert True"}, "'tests' must hold a list of texts"),
+        ({"prompt": "", "tests": 5}, "'tests' must hold a list of texts, got 5"),
+        ({"prompt": "", "tests": ["assert 1"], "setup": 5}, "'setup' must hold a text, got 5"),
+        ({"prompt": "", "test": 5, "entry_point": "f"}, "'test' must hold a text, got 5"),
         ({"prompt": "", "inputs": ["1"], "outputs": ["1", "2"]}, "1 inputs, but 2 outputs"),
+        ({"prompt": "", "inputs": "1", "outputs": ["1"]}, "'inputs' must hold a list, got '1'"),
+        ({"prompt": "", "input_output": "{'inputs'"}, "'input_output' must hold JSON .* got "),
+        ({"prompt": "", "input_output": "[1]"}, r"'input_output' must hold an object, got \[1\]"),
+        ({"prompt": "", "inputs": ["["], "outputs": ["1"], "fn_name": "f"}, "'inputs' must hold JSON"),
     ],
 )
 def test_rows_of_no_known_shape_are_errors(reward, row, message):

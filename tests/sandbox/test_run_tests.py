@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 
 from bstar_trl import sandbox
 from bstar_trl.errors import BStarError, ConfigurationError, SandboxError
-from bstar_trl.sandbox import REASONS, Check, Limits, LocalSandbox, run_tests
+from bstar_trl.sandbox import REASONS, Check, Limits, LocalSandbox, RemoteSandbox, run_tests
+from bstar_trl.sandbox.scripts import same_output
 
 ADD = "def add(a, b):\n    return a + b\n"
 
@@ -183,9 +185,16 @@ def test_the_time_limit_is_kept():
         ({"tests": []}, "got none"),
         ({"tests": [1]}, r"tests\[0\] must be a str, got int"),
         ({"program": None}, "program must be a str, got NoneType"),
-        ({"timeout": 0}, "timeout must be a positive number of seconds, got 0"),
+        ({"timeout": 0}, "timeout must be a positive number of seconds, 86400 at most, got 0"),
         ({"timeout": float("nan")}, "timeout"),
-        ({"memory_mb": 1}, "memory_mb must be at least 64, got 1"),
+        ({"timeout": "5"}, "timeout must be .* got '5'"),
+        ({"timeout": True}, "timeout must be .* got True"),
+        ({"timeout": 1e300}, "timeout must be .* got 1e"),
+        ({"memory_mb": 1}, "memory_mb must be an int of at least 64 and at most 1048576, got 1"),
+        ({"memory_mb": 1e3}, "memory_mb must be an int .* got 1000.0"),
+        ({"memory_mb": 1 << 40}, "memory_mb must be .* got 1099511627776"),
+        ({"names": "add"}, "names must be a list of str, or None, got 'add'"),
+        ({"names": [1]}, "names must be a list of str"),
     ],
 )
 def test_wrong_arguments_are_errors(arguments, message):
@@ -194,7 +203,7 @@ def test_wrong_arguments_are_errors(arguments, message):
 
 
 def test_workers_below_one_are_an_error():
-    with pytest.raises(ConfigurationError, match="workers must be at least 1, got 0"):
+    with pytest.raises(ConfigurationError, match="workers must be an int of at least 1 and at most 4096, got 0"):
         LocalSandbox(0)
 
 
@@ -293,3 +302,43 @@ def test_an_interrupt_ends_the_check():
     host.communicate(timeout=20)
     assert inside
     assert gone(inside)
+
+
+@pytest.mark.parametrize("executor", [None, "remote"])
+def test_what_a_program_says_fits_any_log(executor):
+    said = r"a\ud800\x1b[31m\x00b\n\t\x85"
+    program = f"print('\\x1b[2J\\x07')\ndef f():\n    raise ValueError('{said}')\n"
+    if executor is None:
+        verdict = run_tests(program, ["f()"])
+        assert verdict.output.strip() == r"\x1b[2J\x07"
+    else:
+        raw = {"passed": False, "reason": "exception", "detail": "a\ud800\x1b[31m\x00b\n\t\x85", "output": "\x1b"}
+        line = "nonce " + json.dumps({"verdict": raw, "missing": []})
+        verdict = RemoteSandbox("http://nowhere")._verdict({"run_result": {"stdout": line}}, "nonce")
+        assert verdict.output == r"\x1b"
+    verdict.detail.encode()
+    assert r"a\ud800\x1b[31m\x00b" in verdict.detail
+    assert "\n\t" in verdict.detail
+    assert verdict.detail.endswith(r"\x85")
+
+
+def test_a_script_ends_as_scripts_do():
+    pool = LocalSandbox(1)
+    program = "import atexit\natexit.register(print, 'end')\nprint('start')\nexit()\nprint('never')"
+    assert pool.run(Check(program, cases=(("", "start\nend\n"),))).passed
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "equal"),
+    [
+        ("*\n* *\n  *", "  *\n*   *\n*", False),
+        ("  * \n*\n\n", "  *\n*", True),
+        ("a  b", "a b", False),
+        (" 1.0000001 2", " 1.0 2", True),
+        ("1.0 2", " 1.0 2", False),
+        ("1\n\n2", "1\n2", False),
+    ],
+)
+def test_output_is_compared_by_line(found, expected, equal):
+    assert same_output(found, expected) is equal

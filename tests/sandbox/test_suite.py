@@ -128,6 +128,37 @@ def test_a_lesser_machine_is_named_and_still_not_fooled(folder, without, missing
     assert missing in said
 
 
+PRIORITIES = """
+import os, resource, time
+def f(target):
+    other = os.fork() if target == 'other' else 0
+    if target == 'other' and not other:
+        time.sleep(5)
+        os._exit(0)
+    done = []
+    for act in (
+        lambda: resource.prlimit(other, resource.RLIMIT_CORE, (0, 0)),
+        lambda: os.setpriority(os.PRIO_PROCESS, other, 5),
+        lambda: os.sched_setscheduler(other, os.SCHED_BATCH, os.sched_param(0)),
+        lambda: os.sched_setaffinity(other, os.sched_getaffinity(0)),
+    ):
+        try: act(); done.append(1)
+        except PermissionError: done.append(0)
+    try: os.setpriority(os.PRIO_USER, 0, 19); done.append(1)
+    except PermissionError: done.append(0)
+    return done
+"""
+
+
+@complete
+def test_processes_that_are_seen_keep_their_limits_and_priorities(folder):
+    tests = ["assert f('other') == [0, 0, 0, 0, 0]", "assert f('own') == [1, 1, 1, 1, 0]"]
+    code = f"from bstar_trl.sandbox import run_tests; print(run_tests({PRIORITIES!r}, {tests!r}))"
+    command = [sys.executable, "-B", "without.py", "namespaces", sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=folder, env={"PYTHONPATH": folder}, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("Verdict(passed=True"), done.stdout + done.stderr
+
+
 @complete
 @pytest.mark.parametrize("without", ["namespaces", "landlock"])
 def test_strict_refuses_a_lesser_machine(folder, without):

@@ -78,16 +78,22 @@ def check_of_row(prompt: Any, code: str, row: Mapping[str, Any], reward: str) ->
     Raises:
         DatasetError: the row has none of the public shapes.
     """
+    _of_type(row, str, ("setup", "test_setup_code"), reward)
     setup = row.get("setup") or row.get("test_setup_code") or ""
     tests = row.get("tests") or row.get("test_list")
     if tests:
         return Check(code, tuple(_texts(tests, "tests", reward)), setup)
+    _of_type(row, str, ("test", "entry_point"), reward)
     if row.get("test") and row.get("entry_point"):
         return _human_eval(_prompt_code(prompt), code, row["test"], row["entry_point"])
     cases = row
     if row.get("input_output"):
         cases = row["input_output"]
-        cases = json.loads(cases) if isinstance(cases, str) else cases
+        cases = _json(cases, "input_output", reward) if isinstance(cases, str) else cases
+        if not isinstance(cases, Mapping):
+            raise DatasetError(f"reward '{reward}': column 'input_output' must hold an object, got {cases!r:.80}")
+    _of_type(cases, list | tuple, ("inputs", "outputs"), reward)
+    _of_type(cases, str, ("fn_name",), reward)
     if cases.get("inputs") and cases.get("outputs"):
         return _apps(code, cases, reward)
     shapes = "'tests' (MBPP), 'test' and 'entry_point' (HumanEval), or 'inputs' and 'outputs' (APPS)"
@@ -96,10 +102,27 @@ def check_of_row(prompt: Any, code: str, row: Mapping[str, Any], reward: str) ->
 
 
 def _texts(value: Any, column: str, reward: str) -> Sequence[str]:
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
         raise DatasetError(f"reward '{reward}': column '{column}' must hold a list of texts, got {value!r:.80}")
     texts: Sequence[str] = value
     return texts
+
+
+def _of_type(row: Mapping[str, Any], kind: Any, columns: Sequence[str], reward: str) -> None:
+    for column in columns:
+        value = row.get(column)
+        if value is not None and not isinstance(value, kind):
+            wanted = "a text" if kind is str else "a list"
+            raise DatasetError(f"reward '{reward}': column '{column}' must hold {wanted}, got {value!r:.80}")
+
+
+def _json(text: str, column: str, reward: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(
+            f"reward '{reward}': column '{column}' must hold JSON ({error}), got {text!r:.80}"
+        ) from None
 
 
 def _human_eval(prompt: str, code: str, test: str, entry_point: str) -> Check:
@@ -155,9 +178,9 @@ def _apps(code: str, cases: Mapping[str, Any], reward: str) -> Check:
     tests = []
     for given, expected in zip(inputs, outputs, strict=True):
         if isinstance(given, str):  # LiveCodeBench: an argument a line, as JSON
-            given = [json.loads(line) for line in given.splitlines() if line.strip()]
+            given = [_json(line, "inputs", reward) for line in given.splitlines() if line.strip()]
         if isinstance(expected, str) and isinstance(cases["inputs"][0], str):
-            expected = json.loads(expected)
+            expected = _json(expected, "outputs", reward)
         tests.append(f"_case(globals(), {name!r}, {given!r}, {expected!r})")
     return Check(code, tuple(tests), trusted=_CALLS, names=(name, "Solution"))
 

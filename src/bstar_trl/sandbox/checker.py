@@ -12,15 +12,19 @@ import builtins
 import os
 import sys
 from collections.abc import Coroutine, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
-from .codec import Decoder, Encoder, ProtocolError, TooLargeError, receive, send
+from .codec import BUILTIN_TYPES, Decoder, Encoder, ProtocolError, TooLargeError, receive, send
 
 PLAIN_BUILTINS = set(dir(builtins))
+# What a program may call these is no way to catch the tests' own failures: of the program's errors alone.
+CATCH_ALL: dict[Any, Any] = {
+    kind: type(kind.__name__, (kind,), {}) for kind in (BaseException, Exception, AssertionError)
+}
 
 
 class Stopped(BaseException):
-    """The check is decided: the reason, and a detail for people. Tests that catch everything do not catch it."""
+    """The check is decided: the reason, and a detail for people. Tests that catch everything only put it off."""
 
     def __init__(self, reason: str, detail: str):
         self.reason, self.detail = reason, detail
@@ -65,14 +69,12 @@ def _judge(program: Borrower, check: dict[str, Any]) -> tuple[str, str]:
     for piece, code in zip(pieces, codes, strict=True):
         try:
             exec(code, space)
-        except Stopped:
-            raise
-        except AssertionError as error:
-            if not hasattr(error, "of_program"):
-                return "wrong answer", f"{piece.strip()} {error}".strip()
-            return "exception", f"{piece.strip()}: {_shown(error)}"
         except BaseException as error:
+            program.go_on()
+            if isinstance(error, AssertionError) and not hasattr(error, "of_program"):
+                return "wrong answer", f"{piece.strip()} {error}".strip()
             return getattr(error, "of_program", "exception"), f"{piece.strip()}: {_shown(error)}"
+        program.go_on()
     program.ask("end")
     return "passed", ""
 
@@ -108,6 +110,17 @@ class Borrower:
         self._handles: dict[int, Any] = {}
         self._exceptions: dict[int, type[Exception]] = {}
         self._functions: list[Any] = []
+        self._stopped: Stopped | None = None
+
+    def stop(self, reason: str, detail: str) -> NoReturn:
+        """Decide the check, for good."""
+        self._stopped = self._stopped or Stopped(reason, detail)
+        raise self._stopped
+
+    def go_on(self) -> None:
+        """Raise what has decided the check, if anything has: the tests may have caught it."""
+        if self._stopped is not None:
+            raise self._stopped
 
     def start(self) -> None:
         """Wait until the program is loaded."""
@@ -116,11 +129,12 @@ class Borrower:
             return
         reason, detail = message.get("failed"), message.get("detail")
         if reason not in ("syntax", "memory", "forbidden", "exception", "no answer") or type(detail) is not str:
-            raise Stopped("no answer", "the program did not load")
-        raise Stopped(reason, f"while loading: {detail}")
+            self.stop("no answer", "the program did not load")
+        self.stop(reason, f"while loading: {detail}")
 
     def ask(self, do: str, *arguments: Any, **keywords: Any) -> Any:
         """One question, one answer: a value, or the exception that the program raised."""
+        self.go_on()
         nonce = os.urandom(8).hex()
         encoder = Encoder(self._lend)
         message = {
@@ -132,55 +146,61 @@ class Borrower:
         try:
             send(self._channel, message)
         except OSError:
-            raise Stopped("no answer", "the program ended before the tests did") from None
+            self.stop("no answer", "the program ended before the tests did")
         reply = self._receive()
         while "callback" in reply:
             self._call_back(reply)
             reply = self._receive()
         if reply.get("nonce") != nonce:
-            raise Stopped("forbidden", "the program spoke out of turn")
+            self.stop("forbidden", "the program spoke out of turn")
         try:
             if "error" in reply:
-                raise self._error(reply["error"])
+                raise self._error(reply["error"], do)
             if "arguments" not in reply:
-                return Decoder(self._borrow).decode(reply["value"])
-            decoder = Decoder(self._borrow, encoder.containers)
+                return self._decoder().decode(reply["value"])
+            decoder = self._decoder(encoder.containers)
             for place, content in reply["arguments"]:
                 decoder.update(encoder.containers[place], content)
             return None
         except (ProtocolError, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             if hasattr(error, "of_program"):
                 raise
-            raise Stopped("forbidden", f"the program sent something malformed: {_shown(error)}") from None
+            self.stop("forbidden", f"the program sent something malformed: {_shown(error)}")
+
+    def _decoder(self, containers: list[Any] | None = None) -> Decoder:
+        return Decoder(self._borrow, containers, CATCH_ALL)
 
     def _receive(self) -> dict[str, Any]:
         try:
             message = receive(self._channel)
         except (EOFError, OSError):
-            raise Stopped("no answer", "the program ended before the tests did") from None
+            self.stop("no answer", "the program ended before the tests did")
         except TooLargeError as error:
-            raise Stopped("memory", str(error)) from None
+            self.stop("memory", str(error))
         except ProtocolError as error:
-            raise Stopped("forbidden", f"the program sent something malformed: {error}") from None
+            self.stop("forbidden", f"the program sent something malformed: {error}")
         if type(message) is not dict:
-            raise Stopped("forbidden", "the program sent something malformed")
+            self.stop("forbidden", "the program sent something malformed")
         return message
 
-    def _error(self, item: Any) -> Exception:
+    def _error(self, item: Any, do: str) -> Exception:
         """The program's exception as one of this side: the builtin class it derives from, or a stand-in of it."""
         reason, base, _, arguments, own = item
         if reason not in ("exception", "memory", "forbidden", "no answer"):
             raise ProtocolError("no such reason")
         kind = getattr(builtins, base) if type(base) is str else None
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            raise Stopped(reason, f"{base}: the program tried to leave")
+            self.stop(reason, f"{base}: the program tried to leave")
+        kind = CATCH_ALL.get(kind, kind)
         if own is not None:
             stand_in = self._borrow(own)
             if isinstance(stand_in, type) and issubclass(stand_in, Exception):
                 kind = stand_in
+        if issubclass(kind, StopIteration | StopAsyncIteration) and do != "next":  # it would end the tests' own loops
+            kind = RuntimeError
         error = kind.__new__(kind)
-        error.args = tuple(Decoder(self._borrow).decode(arguments))
-        error.of_program = reason  # type: ignore[attr-defined]
+        error.args = tuple(self._decoder().decode(arguments))
+        error.of_program = reason
         return error
 
     def _borrow(self, item: list[Any]) -> Any:
@@ -192,6 +212,7 @@ class Borrower:
                 parent = getattr(builtins, base)
                 if not (isinstance(parent, type) and issubclass(parent, Exception)):
                     raise ProtocolError("no exception class")
+                parent = CATCH_ALL.get(parent, parent)
                 made = type(name, (parent,), {"__new__": lambda cls, *rest: parent.__new__(cls)})
                 self._exceptions[number] = made
             return self._exceptions[number]
@@ -207,22 +228,29 @@ class Borrower:
         for number, kind in self._exceptions.items():
             if kind is value:
                 return ["h", number]
+        for plain, kind in CATCH_ALL.items():
+            if kind is value:
+                return ["g", plain.__name__]
         name, module = getattr(value, "__qualname__", None), getattr(value, "__module__", None)
         if module in sys.stdlib_module_names and name and "<" not in name:
             return ["m", module, name]
         if callable(value):
             self._functions.append(value)
             return ["k", len(self._functions) - 1]
-        raise Stopped("bad tests", f"the tests pass an object that cannot cross: {type(value).__name__}")
+        known = BUILTIN_TYPES.union(self._exceptions.values(), CATCH_ALL.values())
+        if isinstance(value, Exception) and type(value) in known:  # built again there, of the same class
+            encoder = Encoder(self._lend)
+            return ["x", encoder.encode(type(value)), encoder.encode(value.args)]
+        self.stop("exception", f"the tests pass an object that cannot cross: {type(value).__name__}")
 
     def _call_back(self, message: dict[str, Any]) -> None:
         """The program calls a function that the tests have passed to it."""
-        decoder = Decoder(self._borrow)
+        decoder = self._decoder()
         try:
             function = self._functions[message["callback"]]
             arguments = [decoder.decode(item) for item in message["arguments"]]
         except (ProtocolError, LookupError, TypeError):
-            raise Stopped("forbidden", "the program sent something malformed") from None
+            self.stop("forbidden", "the program sent something malformed")
         try:
             answer: dict[str, Any] = {"answer": Encoder(self._lend).encode(function(*arguments))}
         except Exception as error:
@@ -261,20 +289,20 @@ class Borrowed:
         _ask(self, "delete item", key)
 
     def __len__(self) -> int:
-        return _exactly(int, _ask(self, "length"))
+        return _exactly(self, int, _ask(self, "length"))
 
     def __bool__(self) -> bool:
-        return _exactly(bool, _ask(self, "truth"))
+        return _exactly(self, bool, _ask(self, "truth"))
 
     def __iter__(self) -> Iterator[Any]:
         walk = _ask(self, "iterate")
         return iter(walk) if not isinstance(walk, Borrowed) else _walk(walk)
 
     def __str__(self) -> str:
-        return _exactly(str, _ask(self, "text"))
+        return _exactly(self, str, _ask(self, "text"))
 
     def __repr__(self) -> str:
-        return _exactly(str, _ask(self, "shown"))
+        return _exactly(self, str, _ask(self, "shown"))
 
     def __hash__(self) -> int:
         return hash(object.__getattribute__(self, "_number"))
@@ -303,7 +331,7 @@ class BorrowedClass(Borrowed):
     __slots__ = ()
 
     def __instancecheck__(self, value: Any) -> bool:
-        return isinstance(value, Borrowed) and _exactly(bool, _ask(self, "is a", reverse=value))
+        return isinstance(value, Borrowed) and _exactly(self, bool, _ask(self, "is a", reverse=value))
 
 
 def _ask(handle: Borrowed, do: str, *arguments: Any, reverse: Any = None, **keywords: Any) -> Any:
@@ -312,9 +340,10 @@ def _ask(handle: Borrowed, do: str, *arguments: Any, reverse: Any = None, **keyw
     return program.ask(do, *targets, *arguments, **keywords)
 
 
-def _exactly(kind: type, value: Any) -> Any:
+def _exactly(handle: Borrowed, kind: type, value: Any) -> Any:
     if type(value) is not kind:
-        raise Stopped("forbidden", f"the program sent {type(value).__name__} in place of {kind.__name__}")
+        program: Borrower = object.__getattribute__(handle, "_program")
+        program.stop("forbidden", f"the program sent {type(value).__name__} in place of {kind.__name__}")
     return value
 
 

@@ -14,7 +14,7 @@ import json
 import os
 import struct
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -36,7 +36,7 @@ TAGS: dict[type, str] = {
 }
 MAPPINGS: dict[str, Callable[[], Any]] = {"d": dict, "C": Counter, "O": OrderedDict, "D": lambda: defaultdict(None)}
 SEQUENCES: dict[str, Callable[[], Any]] = {"l": list, "s": set, "q": deque}
-MUTABLE = (list, dict, set, deque, bytearray)
+MUTABLE = (list, dict, set, deque, bytearray, Counter, OrderedDict, defaultdict)
 
 
 class ProtocolError(Exception):
@@ -198,10 +198,17 @@ class Decoder:
     Args:
         handle: called with the JSON of a handle; returns the object that stands for it here.
         containers: those the message may refer to already.
+        types: what stands for some of Python's own types here.
     """
 
-    def __init__(self, handle: Callable[[list[Any]], Any], containers: list[Any] | None = None):
+    def __init__(
+        self,
+        handle: Callable[[list[Any]], Any],
+        containers: list[Any] | None = None,
+        types: Mapping[type, type] | None = None,
+    ):
         self._handle = handle
+        self._types = types or {}
         self.containers: list[Any] = list(containers or ())
 
     def decode(self, item: Any) -> Any:
@@ -266,7 +273,7 @@ class Decoder:
             found = getattr(builtins, item[1])
             if not isinstance(found, type):
                 raise ProtocolError("no value: not a type")
-            return found
+            return self._types.get(found, found)
         return self._handle(item)
 
     def _container(self, tag: str, item: list[Any]) -> Any:

@@ -23,16 +23,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigurationError, SandboxError
+from ..errors import SandboxError
 from . import workdir
 from .isolation import LEVELS
 from .talk import Talk
-from .verdicts import DETAIL_LIMIT, OUTPUT_LIMIT, REASONS, Check, Limits, Verdict, as_check
+from .verdicts import DETAIL_LIMIT, OUTPUT_LIMIT, REASONS, Check, Limits, Verdict, as_check, printable, whole_number
 
 START_LIMIT = 60.0  # seconds
 GRACE = 0.8  # seconds after which a sandbox that does not keep the time limit itself is killed
 CHECKS = 2000  # then a fresh sandbox
 DIRECT_CALLERS = 64  # sandboxes at most for `run_tests`; each caller has its own, up to here
+MOST_WORKERS = 4096
 KEPT_WARM = 8  # of a pool's sandboxes, while nobody needs more
 
 _warned: set[str] = set()
@@ -50,12 +51,12 @@ class LocalSandbox:
             once, what is missing.
 
     Raises:
-        ConfigurationError: `workers` below 1.
+        ConfigurationError: `workers` is no int, or out of range.
     """
 
     def __init__(self, workers: int | None = None, *, strict: bool = False):
-        if workers is not None and workers < 1:
-            raise ConfigurationError(f"workers must be at least 1, got {workers}")
+        if workers is not None:
+            whole_number("workers", workers, 1, MOST_WORKERS)
         self.workers = workers or len(os.sched_getaffinity(0))
         self.strict = strict
         self._kept = max(KEPT_WARM, len(os.sched_getaffinity(0)))
@@ -290,6 +291,7 @@ class _Sandbox:
 
 def _verdict(message: bytes, report: dict[str, Any], output: str, limits: Limits, seconds: float) -> Verdict:
     """The tests' word, if it is whole; otherwise what the warm parent saw."""
+    output = printable(output)
     if report["stopped"] == "timeout":
         return Verdict(False, "timeout", f"more than {limits.timeout:g} s", output, seconds)
     if report["stopped"] == "memory":
@@ -302,7 +304,7 @@ def _verdict(message: bytes, report: dict[str, Any], output: str, limits: Limits
         )
     if len(message) > 4 and struct.unpack(">I", message[:4])[0] == len(message) - 4:
         said = json.loads(message[4:])
-        reason, detail = said["reason"], said["detail"]
+        reason, detail = said["reason"], printable(said["detail"])
         if reason not in REASONS:
             raise SandboxError(f"the tests' process gave an unknown reason: {reason!r}")
         if reason == "wrong answer" and report["status"]:  # a script that failed: its output is incomplete
@@ -392,8 +394,7 @@ def run_tests(
     """
     global _default
     limits = Limits(timeout=timeout, memory_mb=memory_mb)
-    options = {"setup": setup, "trusted": trusted, "names": None if names is None else tuple(names)}
-    check = as_check(program, tests, **options)
+    check = as_check(program, tests, setup=setup, trusted=trusted, names=names)
     if executor is None:
         with _default_lock:
             if _default is None:

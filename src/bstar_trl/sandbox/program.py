@@ -6,6 +6,7 @@ to the tests, judged there.
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import contextlib
 import os
@@ -29,6 +30,8 @@ def run_script(source: str) -> NoReturn:
         status = STATUSES.get(reason[0], 0)
         sys.stderr.write(reason[1] + "\n")
     threading._shutdown()  # type: ignore[attr-defined]  # waits for the program's threads, as a script's end does
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
     _flush()
     os._exit(status)
 
@@ -53,6 +56,8 @@ def serve(source: str, channel: int) -> NoReturn:
 
 def _run(source: str, names: dict[str, Any]) -> tuple[str, str] | None:
     """Compile and run; what went wrong, if anything: the reason and a line about it."""
+    for name in ("exit", "quit"):  # `site`, which is not loaded, would define them
+        setattr(builtins, name, sys.exit)
     try:
         code = compile(source, "program.py", "exec", dont_inherit=True)
     except BaseException as error:  # a hostile source exhausts memory or stack, or is no text at all
@@ -101,6 +106,7 @@ class Lender:
         self._channel = channel
         self._lent: list[Any] = []
         self._numbers: dict[int, int] = {}
+        self._turn = threading.RLock()  # the program's threads may call the tests' functions: one after the other
 
     def serve(self, until_answer: bool = False) -> Any:
         """Answer requests; with `until_answer`, until the answer to a call of the tests' own function comes."""
@@ -167,13 +173,17 @@ class Lender:
             for part in item[2].split("."):
                 found = getattr(found, part)
             return found
+        if item[0] == "x":  # an exception of the tests' making
+            decoder = Decoder(self._borrowed)
+            return decoder.decode(item[1])(*decoder.decode(item[2]))
         return self._callback(item[1])
 
     def _callback(self, number: int) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
-            encoder = Encoder(self._handle)
-            send(self._channel, {"callback": number, "arguments": [encoder.encode(item) for item in arguments]})
-            answer = self.serve(until_answer=True)
+            with self._turn:
+                encoder = Encoder(self._handle)
+                send(self._channel, {"callback": number, "arguments": [encoder.encode(item) for item in arguments]})
+                answer = self.serve(until_answer=True)
             if "error" in answer:
                 raise getattr(builtins, answer["error"][0])(answer["error"][1])
             return Decoder(self._borrowed).decode(answer["answer"])

@@ -15,12 +15,12 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError, SandboxError
-from .verdicts import REASONS, Check, Limits, Verdict
+from .verdicts import REASONS, Check, Limits, Verdict, printable
 
 START_MARGIN = 20.0  # seconds for the service to start a container and the sandbox in it
 SCRIPT = """
@@ -117,7 +117,7 @@ class RemoteSandbox:
         verdict = Verdict(**said["verdict"])
         if verdict.reason not in REASONS or verdict.passed != (verdict.reason == "passed"):
             raise ValueError(f"no such verdict: {verdict.reason!r}")
-        return verdict
+        return replace(verdict, detail=printable(verdict.detail), output=printable(verdict.output))
 
 
 def answer(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 
@@ -52,11 +53,14 @@ def _converse(channel: int, given: bytes) -> tuple[bytes, bool]:
 
 def same_output(found: str, expected: str) -> bool:
     """Equal but for blanks at line ends and empty lines at the end; numbers within 1e-6 where they are decimals."""
-    left, right = ([line.split() for line in text.rstrip().splitlines()] for text in (found, expected))
-    return len(left) == len(right) and all(
-        len(a) == len(b) and all(_same_word(x, y) for x, y in zip(a, b, strict=True))
-        for a, b in zip(left, right, strict=True)
-    )
+    left, right = ([line.rstrip() for line in text.rstrip().splitlines()] for text in (found, expected))
+    return len(left) == len(right) and all(map(_same_line, left, right))
+
+
+def _same_line(found: str, expected: str) -> bool:
+    """The same words with the same blanks before them."""
+    left, right = (re.split(r"(\s+)", line) for line in (found, expected))
+    return len(left) == len(right) and all(map(_same_word, left, right))
 
 
 def _same_word(found: str, expected: str) -> bool:

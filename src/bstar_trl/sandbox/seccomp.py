@@ -17,8 +17,9 @@ ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 LOAD, JUMP_EQUAL, JUMP_AT_LEAST, JUMP_ANY_BIT, AND, RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 NUMBER_AT, ARCHITECTURE_AT, ARGUMENT_AT = 0, 4, 16  # offsets in struct seccomp_data; arguments are 8 bytes each
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEW*: user, pid, net, ipc, uts, cgroup, mount
-AF_UNIX = 1
+AF_UNIX, SOCK_STREAM, SOCKET_TYPE = 1, 1, 0xF
 SHARED_ANONYMOUS = 0x21
+ANY = 0xFFFFFFFF  # every bit of an argument
 X32 = 0x40000000  # x86_64 only: the other way to number the same calls
 PR_SET_SECCOMP, MODE_FILTER = 22, 2
 
@@ -69,6 +70,8 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "mq_open": (240, 180),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
+    "vmsplice": (278, 75),  # pages in a pipe stay when they leave every process
+    "io_setup": (206, 0),
     "open_by_handle_at": (304, 265),
     "name_to_handle_at": (303, 264),
     "quotactl": (179, 60),
@@ -120,6 +123,17 @@ SIGNALS_BY_OTHER_NAMES: dict[str, tuple[int | None, int | None]] = {
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
 }
+# The same for limits and priorities; the calling process is 0 here. With the argument that names it.
+ONLY_OWN: dict[str, tuple[int, int, int]] = {
+    "prlimit64": (302, 261, 0),
+    "sched_setscheduler": (144, 119, 0),
+    "sched_setparam": (142, 118, 0),
+    "sched_setattr": (314, 274, 0),
+    "sched_setaffinity": (203, 122, 0),
+    "setpriority": (141, 140, 1),
+    "ioprio_set": (251, 30, 1),
+}
+WHOLE_USERS = {"setpriority": 0, "ioprio_set": 1}  # the first argument of these two, for one process
 CLONE, CLONE3, SOCKETPAIR, MMAP = (56, 220), (435, 435), (53, 199), (9, 222)
 
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, audit number
@@ -136,7 +150,7 @@ def install(libc: ctypes.CDLL, *, exposed: int | None = None) -> None:
     Args:
         libc (`ctypes.CDLL`): opened with `use_errno=True`.
         exposed (`int`, *optional*): where no namespace hides the machine: this process's id, the only one that may
-            be sent signals; and files keep their attributes.
+            be sent signals or change its limits; and files keep their attributes.
 
     Raises:
         OSError: the kernel refuses the filter.
@@ -170,7 +184,7 @@ def program(exposed: int | None = None) -> bytes:
         number = numbers[column]
         if number is not None:
             lines += [_line(JUMP_EQUAL, number, 0, 1), _line(RETURN, ERRNO | EPERM)]
-    lines += _first_argument(CLONE[column], JUMP_ANY_BIT, NEW_NAMESPACES, refuse_match=True)
+    lines += _never(CLONE[column], JUMP_ANY_BIT, NEW_NAMESPACES)
     # Shared anonymous memory stays when its pages leave every process: no limit and no watchdog counts it.
     lines += [
         _line(JUMP_EQUAL, MMAP[column], 0, 5),
@@ -180,10 +194,14 @@ def program(exposed: int | None = None) -> bytes:
         _line(RETURN, ERRNO | ENOMEM),
         _line(RETURN, ALLOW),
     ]
-    lines += _first_argument(SOCKETPAIR[column], JUMP_EQUAL, AF_UNIX, refuse_match=False)
+    # Datagrams are kept whole, each with kernel memory of its own.
+    lines += _only(SOCKETPAIR[column], (0, ANY, AF_UNIX), (1, SOCKET_TYPE, SOCK_STREAM))
     if exposed is not None:
         for numbers in SIGNALS.values():
-            lines += _first_argument(numbers[column], JUMP_EQUAL, exposed, refuse_match=False)
+            lines += _only(numbers[column], (0, ANY, exposed))
+        for name, entry in ONLY_OWN.items():
+            whole = [(0, ANY, WHOLE_USERS[name])] if name in WHOLE_USERS else []
+            lines += _only(entry[column], *whole, (entry[2], ANY, 0))
     return b"".join([*lines, _line(RETURN, ALLOW)])
 
 
@@ -191,12 +209,21 @@ def _line(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return struct.pack("HBBI", code, if_true, if_false, value & 0xFFFFFFFF)
 
 
-def _first_argument(number: int, test: int, value: int, *, refuse_match: bool) -> list[bytes]:
-    """For this call alone: refuse it by its first argument, else allow it."""
-    verdicts = [_line(RETURN, ERRNO | EPERM), _line(RETURN, ALLOW)]
+def _never(number: int, test: int, value: int) -> list[bytes]:
+    """For this call alone: refuse it where its first argument passes the test, else allow it."""
     return [
         _line(JUMP_EQUAL, number, 0, 4),
         _line(LOAD, ARGUMENT_AT),
         _line(test, value, 0, 1),
-        *(verdicts if refuse_match else reversed(verdicts)),
+        _line(RETURN, ERRNO | EPERM),
+        _line(RETURN, ALLOW),
     ]
+
+
+def _only(number: int, *wanted: tuple[int, int, int]) -> list[bytes]:
+    """For this call alone: allow it where each of these arguments, behind its mask, has its value; else refuse it."""
+    lines = []
+    for place, mask, value in wanted:
+        lines += [_line(LOAD, ARGUMENT_AT + 8 * place), _line(AND, mask), _line(JUMP_EQUAL, value, 1, 0)]
+        lines += [_line(RETURN, ERRNO | EPERM)]
+    return [_line(JUMP_EQUAL, number, 0, len(lines) + 1), *lines, _line(RETURN, ALLOW)]

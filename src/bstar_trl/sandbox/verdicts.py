@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
@@ -14,7 +13,9 @@ Reason = Literal[
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 OUTPUT_LIMIT = 16 << 10  # bytes of the program's output that are kept for logs
+DAY = 24 * 3600  # seconds
 DETAIL_LIMIT = 500  # characters
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,21 @@ class Verdict:
     seconds: float = 0.0
 
 
+def whole_number(name: str, value: Any, least: int, most: int) -> None:
+    """Refuse an argument that is no int in this range.
+
+    Raises:
+        ConfigurationError: what came, and what is expected.
+    """
+    if type(value) is not int or not least <= value <= most:
+        raise ConfigurationError(f"{name} must be an int of at least {least} and at most {most}, got {value!r}")
+
+
+def printable(text: str) -> str:
+    """A program's text as any log takes it: lone surrogates and control characters escaped."""
+    return text.encode("utf-8", "backslashreplace").decode().translate(_ESCAPED)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one check may use.
@@ -58,14 +74,14 @@ class Limits:
     disk_mb: int = 64
 
     def __post_init__(self) -> None:
-        if not 0 < self.timeout < math.inf:
-            raise ConfigurationError(f"timeout must be a positive number of seconds, got {self.timeout}")
-        if self.memory_mb < 64:
-            raise ConfigurationError(f"memory_mb must be at least 64, got {self.memory_mb}")
-        if self.processes < 8:
-            raise ConfigurationError(f"processes must be at least 8, got {self.processes}")
-        if self.disk_mb < 1:
-            raise ConfigurationError(f"disk_mb must be at least 1, got {self.disk_mb}")
+        number = isinstance(self.timeout, int | float) and not isinstance(self.timeout, bool)
+        if not (number and 0 < self.timeout <= DAY):
+            raise ConfigurationError(
+                f"timeout must be a positive number of seconds, {DAY} at most, got {self.timeout!r}"
+            )
+        whole_number("memory_mb", self.memory_mb, 64, 1 << 20)
+        whole_number("processes", self.processes, 8, 1 << 15)
+        whole_number("disk_mb", self.disk_mb, 1, 1 << 20)
 
 
 @dataclass(frozen=True)
@@ -114,12 +130,20 @@ class Executor(Protocol):
         """Let go of everything; the next `run` starts anew."""
 
 
-def as_check(program: Any, tests: Any, **options: Any) -> Check:
+def as_check(program: Any, tests: Any, *, names: Any = None, **options: Any) -> Check:
     """A check from what a caller passed.
 
     Raises:
-        ConfigurationError: the tests are no sequence of texts.
+        ConfigurationError: the tests, or the names, are no sequence of texts.
     """
     if isinstance(tests, str) or not isinstance(tests, Sequence):
         raise ConfigurationError(f"tests must be a list of str, got {type(tests).__name__}")
-    return Check(program, tuple(tests), **options)
+    if names is not None:
+        if (
+            isinstance(names, str)
+            or not isinstance(names, Sequence)
+            or not all(isinstance(name, str) for name in names)
+        ):
+            raise ConfigurationError(f"names must be a list of str, or None, got {names!r:.80}")
+        names = tuple(names)
+    return Check(program, tuple(tests), names=names, **options)
