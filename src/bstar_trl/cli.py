@@ -112,7 +112,11 @@ def _demo(parsed: argparse.Namespace) -> int:
 
     # The libraries' notes to their own callers would tear the table.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    import torch
     from tqdm.auto import tqdm
+
+    # So small a model gains nothing from a second thread, and every machine gives the same figures with one.
+    torch.set_num_threads(1)
 
     from .report import plot_curves
     from .testbed.demo import run_demo
