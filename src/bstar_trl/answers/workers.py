@@ -139,7 +139,7 @@ class WorkerPool:
             try:
                 worker.wait_until_ready()
                 yield worker
-            except BaseException:
+            except BaseException:  # a Ctrl-C too: a worker in the middle of something is not used again
                 self._end(worker)
                 raise
             with self._lock:

@@ -98,7 +98,7 @@ def _modules(source: str) -> set[str]:
 def _shown(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:
+    except Exception:  # an error of the tests may hold anything, and printing it may fail
         return type(error).__name__
 
 

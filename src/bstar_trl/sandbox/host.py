@@ -144,7 +144,7 @@ class LocalSandbox:
                 sandbox = _start(self.strict, self._alive)
             try:
                 yield sandbox
-            except BaseException:
+            except BaseException:  # a Ctrl-C too: a sandbox in the middle of a check is not used again
                 self._end(sandbox)
                 raise
             with self._lock:

@@ -83,7 +83,7 @@ def kind_of(error: BaseException) -> str:
 def _describe(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"[:400]
-    except BaseException:
+    except BaseException:  # the text comes from the program's own code, which may raise whatever it likes
         return "an exception that cannot be shown"
 
 
