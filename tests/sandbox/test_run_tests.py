@@ -157,6 +157,10 @@ def test_standard_input_and_output():
     double = "import sys\nfor line in sys.stdin:\n    print(int(line) * 2)\n"
     assert pool.run(Check(double, cases=(("1\n2\n", "2\n4\n"), ("", ""), ("5", "10")))).passed
     assert pool.run(Check(double, cases=(("1\n", "3\n"),))).reason == "wrong answer"
+    for read in ("open(0)", "open('/dev/stdin')", "pathlib.Path('/dev/stdin').open()"):
+        assert pool.run(Check(f"import pathlib\nprint({read}.read())", cases=(("5\n", "5\n"),))).passed
+    written = "with open('/dev/stdin') as f, open('/dev/stdout', 'w') as o:\n    o.write(f.readline())"
+    assert pool.run(Check(written, cases=(("5\n6\n", "5\n"),))).passed
     assert pool.run(Check("print(2", cases=(("", "2"),))).reason == "syntax"
     assert pool.run(Check("import os\nos._exit(0)", cases=(("", "2"),))).reason == "wrong answer"
     assert pool.run(Check("while True: pass", cases=(("", "2"),)), Limits(1.0)).reason == "timeout"
@@ -217,7 +221,9 @@ def test_closing_leaves_nothing():
     pool = LocalSandbox(2)
     for _ in range(3):
         assert pool.run(Check(ADD, ("assert add(1, 2) == 3",))).passed
-    sandboxes = [process for item in pool._alive for process in [item._process.pid, *inside_of(item._process.pid)]]
+    sandboxes = [
+        process for item in pool._pool._alive for process in [item._process.pid, *inside_of(item._process.pid)]
+    ]
     assert len(sandboxes) == 2  # a guard and its warm parent: the children are gone already
     pool.close()
     assert gone(sandboxes, 3)
@@ -230,7 +236,7 @@ def test_a_killed_sandbox_is_replaced():
     pool = LocalSandbox(1)
     check = Check(ADD, ("assert add(1, 2) == 3",))
     assert pool.run(check).passed
-    for process in inside_of(next(iter(pool._alive))._process.pid):
+    for process in inside_of(next(iter(pool._pool._alive))._process.pid):
         os.kill(process, signal.SIGKILL)
     assert pool.run(check).passed
     pool.close()

@@ -9,21 +9,27 @@ from __future__ import annotations
 import atexit
 import builtins
 import contextlib
+import io
 import os
 import sys
 import threading
 import types
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .codec import send
 from .lender import Lender, flush, reason_for
 
+STANDARD_FILES: dict[Any, int] = {
+    kind(f"/dev/{name}"): number for number, name in enumerate(("stdin", "stdout", "stderr")) for kind in (str, Path)
+}
 STATUSES = {"syntax": 3, "memory": 4, "forbidden": 5, "exception": 6}  # of a script; they only word a failure
 
 
 def run_script(source: str) -> NoReturn:
     """Run the program as a script, on its standard input and output. Its exit status only words a failure."""
     sys.argv = ["program.py"]
+    _open_standard_files_by_name()
     module = sys.modules["__main__"] = types.ModuleType("__main__")
     reason, status = _run(source, module.__dict__), 0
     if reason:
@@ -67,6 +73,17 @@ def _run(source: str, names: dict[str, Any]) -> tuple[str, str] | None:
     except BaseException as error:
         return reason_for(error), _describe(error)
     return None
+
+
+def _open_standard_files_by_name() -> None:
+    """`open("/dev/stdin")`: the sandbox has no procfs, which such a name leads to."""
+    plain_open = open
+
+    def open_named(file: Any, *arguments: Any, **keywords: Any) -> Any:
+        number = STANDARD_FILES.get(file) if isinstance(file, str | os.PathLike) else None
+        return plain_open(file if number is None else os.dup(number), *arguments, **keywords)
+
+    builtins.open = io.open = open_named
 
 
 def _describe(error: BaseException) -> str:
