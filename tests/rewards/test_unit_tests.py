@@ -201,7 +201,7 @@ def test_rows_of_no_known_shape_are_errors(reward, row, message):
         ("```json\n{}\n```", "{}"),
         ("<think>```python\nwrong\n```</think>\n```python\nright = 1\n```", "right = 1"),
         ("```python\r\nx = 1\r\n```", "x = 1"),
-        ("1. Do:\n   ```python\n   x = 1\n   ```", "   x = 1"),
+        ("1. Do:\n   ```python\n   x = 1\n   ```", "x = 1"),
         ("", ""),
         ("```python\n```", ""),
     ],

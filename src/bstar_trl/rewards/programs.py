@@ -12,7 +12,8 @@ from typing import Any
 from ..errors import DatasetError
 from ..sandbox import Check
 
-_OPENING = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*\n", re.MULTILINE)
+_OPENING = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*\n", re.MULTILINE)
+_FEATURES = re.compile(r"^from[ \t]+__future__[ \t]+import[^\n]*$", re.MULTILINE)
 _DEFINITION = re.compile(r"^[ \t]*(?:async[ \t]+def|def|class)\b", re.MULTILINE)
 COLUMNS = (  # what a row may say about its tests
     *("tests", "setup", "test_list", "test_setup_code", "test", "entry_point"),
@@ -31,22 +32,27 @@ def _plain(value):
 
 
 def _case(space, name, arguments, expected):
-    target = space[name] if name in space else getattr(space["Solution"](), name)
+    try:
+        target = eval(name, space)
+    except NameError:
+        target = getattr(eval("Solution", space)(), name)
     found, expected = _plain(target(*arguments)), _plain(expected)
     wrapped = type(expected) is list and len(expected) == 1 and expected[0] == found
     assert found == expected or wrapped, f"expected {expected!r:.100}, got {found!r:.100}"
 """
 
 
-def extract_code(text: str) -> str:
+def extract_code(text: str, name: str | None = None) -> str:
     """The program in a completion.
 
-    Of fenced blocks the last one that defines something, else the last; those of other languages only where there is
-    no Python. A fence that is never closed goes to the end; without any fence the whole text is the program. What a
-    reasoning model thinks aloud (up to `</think>`) does not count.
+    Of fenced blocks the last one that defines `name`, else the last that defines anything, else the last; those of
+    other languages only where there is no Python. A block that is indented as a whole, in a list say, loses that. A
+    fence that is never closed goes to the end; without any fence the whole text is the program. What a reasoning model
+    thinks aloud (up to `</think>`) does not count.
 
     Args:
         text (`str`): the completion.
+        name (`str`, *optional*): of the function that is wanted.
 
     Returns:
         `str`: the source; empty where there is none.
@@ -55,15 +61,28 @@ def extract_code(text: str) -> str:
     blocks: list[tuple[str, str]] = []
     place = 0
     while opening := _OPENING.search(text, place):
-        closing = re.compile(rf"^[ \t]*{re.escape(opening[1])}[ \t]*$", re.MULTILINE).search(text, opening.end())
+        closing = re.compile(rf"^[ \t]*{re.escape(opening[2])}[ \t]*$", re.MULTILINE).search(text, opening.end())
         end = closing.start() if closing else len(text)
-        blocks.append((opening[2].lower(), text[opening.end() : end]))
+        blocks.append((opening[3].lower(), _unindented(text[opening.end() : end], opening[1])))
         place = closing.end() if closing else len(text)
     if not blocks:
         return text.strip("\n")
     candidates = [block for language, block in blocks if language in PYTHON] or [block for _, block in blocks]
     defining = [block for block in candidates if _DEFINITION.search(block)]
-    return (defining or candidates)[-1].strip("\n")
+    wanted = [block for block in candidates if name and _definition_of(name).search(block)]
+    return (wanted or defining or candidates)[-1].strip("\n")
+
+
+def _unindented(block: str, indent: str) -> str:
+    lines = block.split("\n")
+    if not indent or not all(line.startswith(indent) or not line.strip() for line in lines):
+        return block
+    return "\n".join(line.removeprefix(indent) for line in lines)
+
+
+def _definition_of(name: str) -> re.Pattern[str]:
+    """A function of this name, or the name bound to one, at the top level."""
+    return re.compile(rf"^(?:(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b|{re.escape(name)}[ \t]*[:=])", re.MULTILINE)
 
 
 def check_of_row(prompt: Any, code: str, row: Mapping[str, Any], reward: str) -> Check:
@@ -127,10 +146,10 @@ def _json(text: str, column: str, reward: str) -> Any:
 
 def _human_eval(prompt: str, code: str, test: str, entry_point: str) -> Check:
     """The prompt ends in the head of the function; the code is its body, or the whole function again."""
-    head = re.compile(rf"^(?:async[ \t]+)?def[ \t]+{re.escape(entry_point)}\b", re.MULTILINE)
-    start = head.search(prompt)
-    if head.search(code):
-        program = (prompt[: start.start()] if start else "") + "\n" + code
+    start = _definition_of(entry_point).search(prompt)
+    if _definition_of(entry_point).search(code):
+        features = "\n".join(_FEATURES.findall(code))  # these stand first in a program
+        program = features + "\n" + (prompt[: start.start()] if start else "") + "\n" + _FEATURES.sub("", code)
     else:
         program = prompt + ("" if prompt.endswith("\n") else "\n") + _as_body(code)
     # What else the prompt defines (`poly` in HumanEval/32) is the tests' own: a program cannot redefine it for them.

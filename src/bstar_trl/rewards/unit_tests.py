@@ -53,6 +53,10 @@ class UnitTests(RewardFn):
         progress: bool = True,
     ):
         super().__init__(name)
+        if executor is not None and not callable(getattr(executor, "run", None)):
+            raise ConfigurationError(
+                f"executor must have the methods run(check, limits) and close(), got {type(executor).__name__}"
+            )
         if executor is not None and strict:
             raise ConfigurationError("strict=True is about this machine's sandbox; it says nothing of an executor")
         self._limits = Limits(timeout=timeout, memory_mb=memory_mb)
@@ -71,7 +75,8 @@ class UnitTests(RewardFn):
         checks: list[Check | None] = []
         for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             row = {column: columns[column][place] for column in COLUMNS if column in columns}
-            code = extract_code(completion)
+            wanted = row.get("entry_point") or row.get("fn_name")
+            code = extract_code(completion, wanted if isinstance(wanted, str) else None)
             checks.append(check_of_row(prompt, code, row, self.name) if code.strip() else None)
         verdicts = self._run([check for check in dict.fromkeys(checks) if check is not None])
         return [Score(0.0, "no code") if check is None else _score(verdicts[check]) for check in checks]

@@ -1,19 +1,22 @@
 """The program's objects, as the tests see them: handles that are only ever looked at from afar.
 
-A hostile object that hears the expected value can say what the test wants to hear. So an object of the program never
-takes part in a comparison with a value of the tests'; an operator between the two must give another of the program's
-objects, which then is no number; and whether it contains a value is looked up by walking it. Between two objects of
-the program all operators are its own. What derives from `list`, `dict` and the like is compared by what it holds.
+A hostile object that hears the expected value can say what the test wants to hear. So what a *function* of the program
+returns takes no part in a comparison or an operator with a value of the tests'; it is no number; and whether it
+contains a value is looked up by walking it. What derives from `list`, `dict` and the like is compared by what it
+holds, and what it shares with its base is answered by that.
+
+An object that the tests have *made*, by calling a class that they name as classes are named, is what they test: it
+does and says what it likes, but for `==`. Once the program returns it, it is like any other.
 """
 
 from __future__ import annotations
 
 import builtins
-from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
 
-from .codec import EXACT
+from .codec import EXACT, MUTABLE
 from .handles import (
     COMPARISONS,
     CONVERSIONS,
@@ -27,10 +30,12 @@ from .handles import (
     number_of,
     owner_of,
 )
-from .raised import of_program
 
 PLAIN = {bool, int, float, str, type(None), *EXACT}
-QUESTIONS = {"count", "index", "issubset", "issuperset", "isdisjoint"}  # that a plain container answers itself
+NUMBERS = {"int", "float", "complex", "index"}
+# Methods that change a container: the object's own is changed, not what the tests see of it.
+CHANGES = {"append", "extend", "insert", "remove", "clear", "sort", "reverse", "add", "discard", "update", "pop"}
+CHANGES |= {"popitem", "popleft", "appendleft", "extendleft", "rotate", "move_to_end", "subtract"}
 
 
 class Borrowed(Handle):
@@ -38,11 +43,9 @@ class Borrowed(Handle):
 
     __slots__ = ()
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        return class_of(self)
-
     def __contains__(self, item: Any) -> bool:
+        if is_made(self) or behind(item) is not None:
+            return exactly(self, bool, ask(self, "contains", item))
         return any(held is item or held == item for held in self)
 
     def __eq__(self, other: Any) -> bool:
@@ -61,20 +64,20 @@ class Borrowed(Handle):
         there = behind(value)
         return there is not None and exactly(self, bool, ask(self, "has instance", there))
 
-    def __round__(self, digits: int | None = None) -> Any:
-        _check_hidden(self)
-        return ask(self, "round", digits)
+    def __subclasscheck__(self, kind: Any) -> bool:
+        there = behind(kind)
+        return there is not None and exactly(self, bool, ask(self, "has subclass", there))
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
-        """The program's context manager may swallow what the program raised, never what the tests did."""
-        return Handle.__exit__(self, kind, error, trace) and error is not None and of_program(error) is not None
+        """The program's context manager never swallows a test that fails."""
+        return Handle.__exit__(self, kind, error, trace) and not _fails(self, error, trace)
 
     async def __aenter__(self) -> Any:
         return await ask(self, "get", "__aenter__")()
 
     async def __aexit__(self, kind: Any, error: Any, trace: Any) -> bool:
         answer = await ask(self, "get", "__aexit__")(kind, error, None)
-        return bool(answer) and error is not None and of_program(error) is not None
+        return bool(answer) and not _fails(self, error, trace)
 
     def __aiter__(self) -> Any:
         return ask(self, "get", "__aiter__")()
@@ -92,11 +95,45 @@ class BorrowedIterator(IteratorHandle, Borrowed):
 
     __slots__ = ()
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return _python_class(self)
+
+
+class BorrowedGenerator(BorrowedIterator):
+    """A generator of the program's."""
+
+    __slots__ = ()
+
+    def send(self, value: Any) -> Any:
+        """Go on with this value."""
+        return ask(self, "send", value)
+
+    def throw(self, *error: Any) -> Any:
+        """Go on with this exception."""
+        return ask(self, "throw", *error)
+
+
+class BorrowedFunction(Borrowed):
+    """A function of the program's; in a class of the tests' it is a method."""
+
+    __slots__ = ()
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return _python_class(self)
+
+    def __get__(self, target: Any, owner: Any = None) -> Any:
+        return self if target is None else types.MethodType(self, target)
+
 
 class BorrowedClass(Borrowed):
     """A class of the program's."""
 
     __slots__ = ()
+
+    def __mro_entries__(self, bases: Any) -> Any:
+        raise TypeError("the tests cannot derive a class from one of the program's")
 
 
 class BorrowedContainer(Borrowed):
@@ -110,12 +147,15 @@ class BorrowedContainer(Borrowed):
         return type(self).__plain__
 
     def __getattr__(self, name: str) -> Any:
-        if name in QUESTIONS:
+        if name not in CHANGES and hasattr(type(self).__plain__, name) and not is_made(self):
             return getattr(_content(self), name)
         return ask(self, "get", name)
 
     def __contains__(self, item: Any) -> bool:
-        return item in _content(self)
+        return exactly(self, bool, ask(self, "contains", item)) if is_made(self) else item in _content(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        return Borrowed.__iter__(self) if is_made(self) else iter(_content(self))
 
     def __eq__(self, other: Any) -> bool:
         return bool(_content(self) == _plain(other))
@@ -127,7 +167,7 @@ def _container(plain: type) -> type[BorrowedContainer]:
     return type("BorrowedContainer", (BorrowedContainer,), {"__slots__": (), "__plain__": plain})
 
 
-CONTAINERS = {plain.__name__: _container(plain) for plain in (list, dict, set, deque)}
+CONTAINERS = {plain.__name__: _container(plain) for plain in MUTABLE if plain is not bytearray}
 
 
 class Kinds(type):
@@ -149,16 +189,21 @@ class Kinds(type):
 
 
 Kind = Kinds("type", (), {})
-for _class in (Borrowed, BorrowedIterator, BorrowedClass, BorrowedContainer):
+for _class in (Borrowed, BorrowedIterator, BorrowedGenerator, BorrowedFunction, BorrowedClass, BorrowedContainer):
     _class.__doc__ = vars(Handle)["__doc__"]  # the object's own
 
 
 def class_of(handle: Handle) -> Any:
     """The class of an object of the program's, which is none of the plain types."""
     found = ask(handle, "class")
-    if found in PLAIN:
+    if found in PLAIN and found is not getattr(type(handle), "__plain__", None):
         owner_of(handle).malformed(f"an object that is no {found.__name__} and claims to be one")
     return found
+
+
+def is_made(handle: Handle) -> bool:
+    """Whether the tests have made this object, and the program has not returned it since."""
+    return number_of(handle) in owner_of(handle).made
 
 
 def coroutine(handle: Handle) -> Coroutine[Any, Any, Any]:
@@ -170,31 +215,35 @@ def coroutine(handle: Handle) -> Coroutine[Any, Any, Any]:
     return run()
 
 
+def _python_class(handle: Handle) -> Any:
+    found = class_of(handle)
+    return found if isinstance(found, type) else type(handle)
+
+
+def _fails(handle: Handle, error: BaseException | None, trace: Any) -> bool:
+    return isinstance(error, AssertionError) or owner_of(handle).fails_in_assertion(trace)
+
+
 def _content(handle: BorrowedContainer) -> Any:
-    return exactly(handle, type(handle).__plain__, ask(handle, "content"))
+    content = ask(handle, "content")
+    if issubclass(type(content), Handle):
+        raise RecursionError("a container of the program is nested too deeply to be looked at")
+    return exactly(handle, type(handle).__plain__, content)
 
 
 def _plain(value: Any) -> Any:
     return _content(value) if issubclass(type(value), BorrowedContainer) else value
 
 
-def _check_hidden(handle: Handle) -> None:
-    if number_of(handle) in owner_of(handle).revealed:
-        raise TypeError("an object of the program that has met a value of the tests in an operator is no number")
-
-
 def _operation(name: str, swapped: bool) -> Callable[[Any, Any], Any]:
     def operate(self: Any, other: Any) -> Any:
         there = behind(other)
-        result = ask(self, "operate", name, other if there is None else there, swapped)
-        if there is None:
-            if type(result) is not Borrowed:
-                raise TypeError(
-                    "an operator between an object of the program and a value must give an object of the program, got "
-                    f"{builtins.type(result).__name__}"
-                )
-            owner_of(self).revealed.add(number_of(result))
-        return result
+        if there is None and not is_made(self):
+            raise TypeError(
+                f"what the program returned ({type(self).__name__}) takes no part in an operator with a value of the "
+                f"tests ({builtins.type(other).__name__})"
+            )
+        return ask(self, "operate", name, other if there is None else there, swapped)
 
     return operate
 
@@ -202,20 +251,17 @@ def _operation(name: str, swapped: bool) -> Callable[[Any, Any], Any]:
 def _comparison(name: str) -> Callable[[Any, Any], Any]:
     def compare(self: Any, other: Any) -> Any:
         there = behind(other)
-        if there is None:
+        if there is None and not is_made(self):
             return NotImplemented
-        return exactly(self, bool, ask(self, "operate", name, there, False))
+        return exactly(self, bool, ask(self, "operate", name, other if there is None else there, False))
 
     return compare
 
 
-def _number(self: Any) -> Any:
-    raise TypeError("an object of the program is no number, even where its class says so")
-
-
 def _conversion(name: str) -> Callable[[Any], Any]:
     def convert(self: Any) -> Any:
-        _check_hidden(self)
+        if name in NUMBERS and not is_made(self):
+            raise TypeError("what the program returned is no number, even where its class says so")
         return ask(self, "convert", name)
 
     return convert
@@ -227,8 +273,8 @@ def _content_operation(name: str, function: Callable[[Any, Any], Any], swapped: 
     def operate(self: Any, other: Any) -> Any:
         there = behind(other)
         alike = there is None or issubclass(type(there), BorrowedContainer)
-        if not alike or (there is not None and name not in COMPARISONS):
-            return ask(self, "operate", name, there, swapped)
+        if is_made(self) or not alike or (there is not None and name not in COMPARISONS):
+            return ask(self, "operate", name, other if there is None else there, swapped)
         mine, theirs = _content(self), _plain(other)
         return function(theirs, mine) if swapped else function(mine, theirs)
 
@@ -239,13 +285,11 @@ for _name, _function in OPERATORS.items():
     for _prefix, _swapped in (("", False), ("r", True)):
         setattr(Borrowed, f"__{_prefix}{_name}__", _operation(_name, _swapped))
         setattr(BorrowedContainer, f"__{_prefix}{_name}__", _content_operation(_name, _function, _swapped))
-for _name in IN_PLACE:
+for _name, _function in IN_PLACE.items():
     setattr(Borrowed, f"__{_name}__", _operation(_name, False))
-    setattr(
-        BorrowedContainer, f"__{_name}__", lambda self, other, name=_name: ask(self, "operate", name, other, False)
-    )
+    setattr(BorrowedContainer, f"__{_name}__", _content_operation(_name, _function, False))
 for _name, _function in COMPARISONS.items():
     setattr(Borrowed, f"__{_name}__", _comparison(_name))
     setattr(BorrowedContainer, f"__{_name}__", _content_operation(_name, _function, False))
 for _name in CONVERSIONS:
-    setattr(Borrowed, f"__{_name}__", _number if _name in ("int", "float", "complex", "index") else _conversion(_name))
+    setattr(Borrowed, f"__{_name}__", _conversion(_name))

@@ -13,14 +13,24 @@ import os
 import random
 import re
 import sys
+import threading
 import types
-from collections.abc import Container
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from .borrowed import CONTAINERS, Borrowed, BorrowedClass, BorrowedIterator, coroutine
+from .borrowed import (
+    CONTAINERS,
+    Borrowed,
+    BorrowedClass,
+    BorrowedFunction,
+    BorrowedGenerator,
+    BorrowedIterator,
+    coroutine,
+)
 from .codec import Decoder, Encoder, ProtocolError, TooLargeError, plain_type, receive, send
 from .handles import ANSWERS, FACES, Handle, behind, number_of
-from .raised import CATCH_ALL, LEAVING, REASONS, StandIns, shown
+from .raised import CATCH_ALL, LEAVING, REASONS, StandIns, ending, shown
+from .source import Source
 
 ALWAYS = {"truth", "hash", "equal", "text", "shown", "formatted"}
 MAY_ASK = {
@@ -29,6 +39,13 @@ MAY_ASK = {
     "iterator": ALWAYS | {"iterate", "next"},
     "object": ANSWERS.keys(),
 }
+FACES_OF = {
+    "class": BorrowedClass,
+    "iterator": BorrowedIterator,
+    "generator": BorrowedGenerator,
+    "function": BorrowedFunction,
+}
+ENDING = {"next", "anext", "send", "throw"}  # what may end an iteration
 READABLE = {"__name__", "__qualname__", "__doc__", "__enter__", "__exit__"}
 OBJECTS = (types.SimpleNamespace, io.StringIO, io.BytesIO, re.Pattern, re.Match, random.Random)
 
@@ -45,20 +62,28 @@ class Borrower:
 
     Args:
         channel (`int`): the descriptor of the pipe.
-        names (`Container[str]`): the names that the tests use. They hear of `SystemExit` only if they name it.
+        source (`Source`): the tests. They hear of `SystemExit` only if they name it.
+
+    Attributes:
+        classes (`set[int]`): the program's classes, by number, that the tests name as classes are named.
+        made (`set[int]`): objects that the tests have made from these; see `borrowed.py`.
     """
 
-    def __init__(self, channel: int, names: Container[str] = ()):
+    def __init__(self, channel: int, source: Source):
+        self._source = source
+        self._turn = threading.RLock()
+        self._stdin, self._stdout = sys.stdin, sys.stdout
         self._channel = channel
         self._handles: dict[int, Handle] = {}
         self._exceptions = StandIns(self._decode, self._handle, self.stop)
-        self._exceptions.expected = (Exception, *[kind for name, kind in LEAVING.items() if name in names])
+        self._exceptions.expected = (Exception, *[kind for name, kind in LEAVING.items() if name in source.names])
         self._lent: list[tuple[str, Any]] = []
         self._numbers: dict[int, int] = {}
         self._raised: list[Exception] = []
         self._stopped: Stopped | None = None
         self.faces: dict[int, Any] = {}
-        self.revealed: set[int] = set()  # objects that have met a value of the tests in an operator
+        self.classes: set[int] = set()
+        self.made: set[int] = set()
 
     def stop(self, reason: str, detail: str) -> NoReturn:
         """Decide the check, for good."""
@@ -84,8 +109,12 @@ class Borrower:
             self.stop("no answer", "the program did not load")
         self.stop(reason, f"while loading: {detail}")
 
-    def ask(self, do: str, *arguments: Any, **keywords: Any) -> Any:
+    def ask(self, do: str, /, *arguments: Any, **keywords: Any) -> Any:
         """One question, one answer: a value, or the exception that the program raised."""
+        with self._turn:
+            return self._ask(do, arguments, keywords)
+
+    def _ask(self, do: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         self.go_on()
         nonce = os.urandom(8).hex()
         encoder = Encoder(self._lend)
@@ -94,7 +123,12 @@ class Borrower:
             "nonce": nonce,
             "arguments": [encoder.encode(item) for item in arguments],
             "keywords": {name: encoder.encode(item) for name, item in keywords.items()},
+            "prints": sys.stdout is not self._stdout,  # the tests look at what is printed,
+            "reads": sys.stdin.read()
+            if do == "call" and sys.stdin is not self._stdin
+            else None,  # and say what is read
         }
+        takes_back, message["always"] = self._takes_back() if do == "call" else (False, False)
         try:
             send(self._channel, message)
         except OSError:
@@ -105,13 +139,17 @@ class Borrower:
             reply = self._receive()
         if reply.get("nonce") != nonce:
             self.stop("forbidden", "the program spoke out of turn")
-        error = None
+        error = value = None
         try:
+            if message["prints"]:
+                sys.stdout.write(reply["printed"])
             if "error" in reply:
-                error = self._error(*reply["error"], stops=do in ("next", "anext"))
+                error = self._error(*reply["error"], stops=do in ENDING)
             elif "arguments" not in reply:
-                return self._decode(reply["value"])
-            else:
+                value = self._decode(reply["value"])
+            elif do != "call":
+                raise ProtocolError("arguments of no call")
+            elif takes_back:
                 decoder = self._decoder(encoder.containers)
                 for place, content in reply["arguments"]:
                     decoder.update(encoder.containers[place], content)
@@ -119,7 +157,28 @@ class Borrower:
             self.malformed(shown(broken))
         if error is not None:
             raise error
-        return None
+        if isinstance(value, Borrowed) and self._is_made(do, arguments):
+            self.made.add(number_of(value))
+        return value
+
+    def fails_in_assertion(self, trace: types.TracebackType | None) -> bool:
+        """Whether an exception left an `assert` of the tests."""
+        return self._source.fails_in_assertion(trace)
+
+    def _takes_back(self) -> tuple[bool, bool]:
+        frame: types.FrameType | None = sys._getframe()
+        while frame is not None and frame.f_globals.get("__package__") == __package__:
+            frame = frame.f_back
+        if frame is None or not self._source.is_of_tests(frame.f_code.co_filename):
+            return False, False
+        return self._source.takes_back(frame.f_code, frame.f_lasti)
+
+    def _is_made(self, do: str, arguments: Sequence[Any]) -> bool:
+        """Whether what came is an object that the tests have made: by calling a class, or of another such object."""
+        if do not in ("call", "operate", "copy"):
+            return False
+        number = number_of(arguments[0])
+        return number in self.classes if do == "call" else number in self.made
 
     def _decoder(self, containers: list[Any] | None = None) -> Decoder:
         return Decoder(self._borrow, containers, CATCH_ALL)
@@ -144,8 +203,8 @@ class Borrower:
         if reason not in REASONS:
             raise ProtocolError("no such reason")
         if item[0] == "z":  # the tests' own, raised by a function of theirs
-            return self._raised[item[1]]
-        error = self._exceptions.error(item, stops=stops)
+            return ending(self._raised[item[1]], stops=stops)
+        error = ending(self._exceptions.error(item), stops=stops)
         error.of_program = reason  # type: ignore[attr-defined]
         return error
 
@@ -158,18 +217,19 @@ class Borrower:
         if tag == "z":
             return self._raised[item[1]]
         if tag == "E":
-            return self._exceptions.error(item, stops=True)
+            return self._exceptions.error(item)
         if tag == "m" or (tag == "h" and item[2] == "exception"):
             return self._exceptions.kind(item)
         tag, number, kind, plain = item
         if tag != "h" or type(number) is not int:
             raise ProtocolError("no handle")
+        self.made.discard(number)  # it comes from the program now, whoever has made it
         handle = self._handle(number, kind, plain)
         return coroutine(handle) if kind == "coroutine" else handle
 
     def _handle(self, number: int, kind: str = "object", plain: str | None = None) -> Handle:
         if number not in self._handles:
-            face = {"class": BorrowedClass, "iterator": BorrowedIterator}.get(kind, Borrowed)
+            face = FACES_OF.get(kind, Borrowed)
             self._handles[number] = (CONTAINERS[plain] if plain else face)(self, number)
         return self._handles[number]
 
@@ -210,15 +270,19 @@ class Borrower:
             if first[0] != "k":
                 raise ProtocolError("nothing of the tests'")
             kind, target = self._lent[first[1]]
-            arguments = [self._decode(item) for item in message["arguments"][1:]]
-            keywords = {name: self._decode(item) for name, item in message["keywords"].items()}
+            decoder = self._decoder()
+            arguments = [decoder.decode(item) for item in message["arguments"][1:]]
+            keywords = {name: decoder.decode(item) for name, item in message["keywords"].items()}
             operation = ANSWERS[do]
         except (ProtocolError, LookupError, TypeError, AttributeError) as error:
             self.malformed(shown(error))
         try:
             if do not in MAY_ASK[kind] or (do in ("get", "set", "delete") and _is_private(arguments, kind)):
                 raise AttributeError(f"the tests do not lend this of their {kind}")
-            answer: dict[str, Any] = {"answer": Encoder(self._lend).encode(operation(target, *arguments, **keywords))}
+            result, encoder = operation(target, *arguments, **keywords), Encoder(self._lend)
+            answer: dict[str, Any] = {"answer": encoder.encode(result)}
+            if result is None:
+                answer["arguments"] = encoder.changed(decoder.containers)
         except Exception as error:
             self._raised.append(error)
             encoder = Encoder(self._lend)

@@ -6,17 +6,18 @@ handles (`borrowed.py`): nothing of the program's runs here.
 
 from __future__ import annotations
 
-import ast
 import builtins
+import random
 import sys
-from collections.abc import Iterable
+import types
+from collections.abc import Callable
 from typing import Any
 
-from .borrowed import Kind
+from .borrowed import BorrowedClass, BorrowedFunction, Kind
 from .borrower import Borrower, Stopped
+from .handles import number_of
 from .raised import of_program, shown
-
-PLAIN_BUILTINS = set(dir(builtins))
+from .source import BUILTINS, CLASS_OF, Names, Source
 
 
 def judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
@@ -35,32 +36,41 @@ def judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
 def _judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
     pieces = [piece for piece in (check["setup"], *check["tests"]) if piece.strip()]
     try:
-        trusted = compile(check["trusted"], "trusted", "exec")
-        codes = [compile(piece, f"test {place}", "exec") for place, piece in enumerate(pieces)]
+        source = Source(check["trusted"], pieces)
     except (SyntaxError, ValueError) as error:
         return "bad tests", shown(error)
-    source = "\n".join(pieces)
-    names = _names(source)
-    space: dict[str, Any] = {"__name__": "tests"}
-    exec(trusted, space)
-    program = Borrower(channel, names)
+    program = Borrower(channel, source)
+    allowed = None if check["names"] is None else set(check["names"])
+
+    def look_up(name: str) -> tuple[Any, bool]:
+        missing = allowed is not None and name not in allowed
+        if missing or name.startswith("__") or (name in BUILTINS and name not in source.as_program):
+            raise KeyError(name)
+        try:
+            found = program.ask("name", name)
+        except NameError:
+            if name in BUILTINS:
+                return getattr(builtins, name), True
+            raise KeyError(name) from None
+        if type(found) is BorrowedClass and name[0].isupper():
+            program.classes.add(number_of(found))
+        return found, type(found) in (BorrowedClass, BorrowedFunction) or isinstance(found, type)
+
+    names = Names(look_up, source.as_program)
+    names |= {"type": Kind, CLASS_OF: Kind}
+    module = sys.modules["tests"] = types.ModuleType("tests")
+    space = module.__dict__
+    space |= {"__builtins__": names}
+    exec(source.trusted, space)
+    for name in allowed or ():
+        space.pop(name, None)  # a prompt that is given as trusted holds its head, too
     program.start()
-    for name in _modules(source):
+    if allowed and not any(_defines(names, name) for name in allowed):
+        return "exception", f"NameError: the program does not define {' or '.join(sorted(allowed))}"
+    random.seed = _shared_seed(program)
+    for name in source.modules:
         space.setdefault(name, __import__(name))
-    wanted = check["names"]
-    if wanted is None:
-        wanted = sorted(names - PLAIN_BUILTINS - space.keys())
-        if not wanted:  # the program is to define something that Python has, too: `sum`
-            wanted = sorted(PLAIN_BUILTINS)
-    found = program.ask("names", *wanted) if wanted else {}
-    if check["names"] and not found:
-        return "exception", f"NameError: the program does not define {' or '.join(wanted)}"
-    if _asks_for_type(source):
-        space["type"] = Kind
-    for name in wanted:
-        if name in found:
-            space[name] = found[name]
-    for piece, code in zip(pieces, codes, strict=True):
+    for piece, code in zip(pieces, source.tests, strict=True):
         try:
             exec(code, space)
         except BaseException as error:
@@ -74,32 +84,20 @@ def _judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
     return "passed", ""
 
 
-def _names(source: str) -> set[str]:
-    return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+def _shared_seed(program: Borrower) -> Callable[..., None]:
+    """`random.seed` for both sides: tests that seed mean the program, too."""
+    own = random.seed
+
+    def seed(a: Any = None, version: int = 2) -> None:
+        own(a, version)
+        program.ask("seed", a)
+
+    return seed
 
 
-def _modules(source: str) -> list[str]:
-    """Standard modules that the tests use but do not import: `math` in `math.isclose(...)`.
-
-    Such a name stays the standard module, whatever the program calls so; unless the module lacks what the tests read.
-    """
-    nodes = list(ast.walk(ast.parse(source)))
-    assigned = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
-    assigned |= {node.arg for node in nodes if isinstance(node, ast.arg)} | _imported(nodes)
-    read: dict[str, set[str]] = {}
-    for node in nodes:
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            read.setdefault(node.value.id, set()).add(node.attr)
-    names = (read.keys() & sys.stdlib_module_names) - assigned
-    return [name for name in names if all(hasattr(__import__(name), attribute) for attribute in read[name])]
-
-
-def _imported(nodes: Iterable[ast.AST]) -> set[str]:
-    aliases = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
-    return {(alias.asname or alias.name).split(".")[0] for alias in aliases}
-
-
-def _asks_for_type(source: str) -> bool:
-    """Whether the tests ask what type something is of."""
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    return any(isinstance(call.func, ast.Name) and call.func.id == "type" and len(call.args) == 1 for call in calls)
+def _defines(names: Names, name: str) -> bool:
+    try:
+        names[name]
+    except KeyError:
+        return False
+    return True

@@ -14,11 +14,13 @@ import builtins
 import json
 import os
 import struct
+import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from .handles import FACE_TYPES, FACES, show_face
@@ -38,6 +40,7 @@ TAGS: dict[type, str] = {
 }
 MAPPINGS: dict[str, Callable[[], Any]] = {"d": dict, "C": Counter, "O": OrderedDict, "D": defaultdict}
 SEQUENCES: dict[str, Callable[[], Any]] = {"l": list, "s": set, "q": deque}
+PATH = type(Path())
 VIEWS: dict[type, str] = {type({}.keys()): "K", type({}.values()): "V", type({}.items()): "I"}
 MUTABLE = (list, dict, set, deque, bytearray, Counter, OrderedDict, defaultdict)
 
@@ -117,9 +120,12 @@ class Encoder:
             del self.containers[before:]
             return self._handle(value)
 
-    def content(self, value: Any) -> Any:
-        """A container's content, though the container itself is known to the other side."""
-        return self._content(plain_type(value), value)
+    def changed(self, containers: list[Any]) -> list[Any]:
+        """What the mutable ones of these containers hold now, with their numbers; the other side has them, too."""
+        self.known(containers)
+        return [
+            [place, self._content(type(item), item)] for place, item in enumerate(containers) if type(item) in MUTABLE
+        ]
 
     def _note(self, value: Any) -> None:
         self._places[id(value)] = len(self.containers)
@@ -148,7 +154,9 @@ class Encoder:
     def _content(self, plain: type | None, value: Any) -> Any:
         # `plain.__iter__(value)` and the like read what the value really holds, whatever its own class claims.
         encode = self._encode
-        if plain in (list, tuple, set, frozenset, deque):
+        if plain is deque:
+            return ["q", value.maxlen, *[encode(item) for item in deque.__iter__(value)]]
+        if plain in (list, tuple, set, frozenset):
             return [TAGS[plain], *[encode(item) for item in plain.__iter__(value)]]
         if plain in TAGS:  # the mappings
             factory = [encode(value.default_factory)] if plain is defaultdict else []
@@ -182,23 +190,42 @@ def _scalar(plain: Any, value: Any) -> Any:
         return ["L", value.days, value.seconds, value.microseconds]
     if plain in (date, time, datetime):
         return [{date: "Y", time: "T", datetime: "S"}[plain], value.isoformat()]
+    if plain is slice:
+        return ["W", *[None if part is None else hex(part) for part in (value.start, value.stop, value.step)]]
+    if plain is timezone:
+        return ["Z", value.utcoffset(None).total_seconds()]
+    if plain is PATH:
+        return ["P", str(value)]
     if plain is type(Ellipsis):
         return ["e"]
     return ["g", value.__name__]  # one of Python's own types
 
 
-EXACT = {bytes, bytearray, complex, range, Decimal, Fraction, timedelta, date, time, datetime, type(Ellipsis)}
-EXACT |= {*TAGS, *VIEWS}
+EXACT = {bytes, bytearray, complex, range, slice, type(Ellipsis), Decimal, Fraction, PATH}
+EXACT |= {timedelta, timezone, date, time, datetime, *TAGS, *VIEWS}
 TYPES = {
-    kind.__name__: kind for kind in [*vars(builtins).values(), *TAGS, Decimal, Fraction] if isinstance(kind, type)
+    kind.__name__: kind
+    for kind in (
+        *vars(builtins).values(),
+        *vars(types).values(),
+        *TAGS,
+        Decimal,
+        Fraction,
+        timedelta,
+        date,
+        time,
+        datetime,
+    )
+    if isinstance(kind, type)
 }
-TYPES |= {kind.__name__: kind for kind in (date, time, datetime, timedelta)}
 BASES = (str, int, float, list, tuple, dict, set, frozenset, deque)
 
 
 def plain_type(value: Any) -> type | None:
     """The plain type a value is written as; `None` where it is no plain value."""
     kind = type(value)
+    if kind is slice and not all(part is None or type(part) is int for part in (value.start, value.stop, value.step)):
+        return None
     if kind in EXACT:
         return kind
     if kind is type:
@@ -257,7 +284,7 @@ class Decoder:
             return dict(self._pairs(item[1:] if item[0] == "D" else item))
         if item[0] not in SEQUENCES:
             raise ProtocolError("no container's content")
-        return [self._decode(part) for part in item[1:]]
+        return [self._decode(part) for part in item[2 if item[0] == "q" else 1 :]]
 
     def _pairs(self, item: list[Any]) -> Iterator[tuple[Any, Any]]:
         parts = iter(item[1:])
@@ -309,10 +336,11 @@ class Decoder:
         return dict(items).items() if tag == "I" else dict(enumerate(items)).values()
 
     def _container(self, tag: str, item: list[Any]) -> Any:
-        fresh: Any = (MAPPINGS.get(tag) or SEQUENCES[tag])()
+        fresh: Any = deque(maxlen=item[1]) if tag == "q" else (MAPPINGS.get(tag) or SEQUENCES[tag])()
         self.containers.append(fresh)
         if tag == "D":
             fresh.default_factory = self._decode(item[1])
+        if tag in ("D", "q"):
             item = item[1:]
         if tag in MAPPINGS:
             for key, value in self._pairs(item):
@@ -339,5 +367,8 @@ SCALARS: dict[str, Callable[..., Any]] = {
     "Y": date.fromisoformat,
     "T": time.fromisoformat,
     "S": datetime.fromisoformat,
+    "W": lambda *parts: slice(*[None if part is None else _integer(part) for part in parts]),
+    "Z": lambda seconds: timezone(timedelta(seconds=seconds)),
+    "P": Path,
     "e": lambda: Ellipsis,
 }

@@ -50,7 +50,7 @@ class Owner(Protocol):
 
     faces: dict[int, Any]
 
-    def ask(self, do: str, *arguments: Any, **keywords: Any) -> Any:
+    def ask(self, do: str, /, *arguments: Any, **keywords: Any) -> Any:
         """Ask the other side to do something with one of its objects, the first of the arguments."""
 
     def malformed(self, what: str) -> NoReturn:
@@ -60,7 +60,7 @@ class Owner(Protocol):
 class Handle:
     """An object of the other side, by its number. All names are that object's but the two slots'."""
 
-    __slots__ = ("__number__", "__owner__")
+    __slots__ = ("__number__", "__owner__", "__weakref__")
 
     def __init__(self, owner: Owner, number: int):
         object.__setattr__(self, "__owner__", owner)
@@ -75,7 +75,7 @@ class Handle:
     def __delattr__(self, name: str) -> None:
         ask(self, "delete", name)
 
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+    def __call__(self, /, *arguments: Any, **keywords: Any) -> Any:
         return ask(self, "call", *arguments, **keywords)
 
     def __getitem__(self, key: Any) -> Any:
@@ -97,12 +97,10 @@ class Handle:
         return exactly(self, bool, ask(self, "truth"))
 
     def __iter__(self) -> Iterator[Any]:
-        walk = ask(self, "iterate")
-        return _walk(walk) if isinstance(walk, Handle) else iter(walk)
+        return _walk(ask(self, "iterate"))
 
     def __reversed__(self) -> Iterator[Any]:
-        walk = ask(self, "reversed")
-        return _walk(walk) if isinstance(walk, Handle) else iter(walk)
+        return _walk(ask(self, "reversed"))
 
     def __str__(self) -> str:
         return exactly(self, str, ask(self, "text"))
@@ -112,6 +110,9 @@ class Handle:
 
     def __format__(self, form: str) -> str:
         return exactly(self, str, ask(self, "formatted", form))
+
+    def __dir__(self) -> Any:
+        return ask(self, "names")
 
     def __hash__(self) -> int:
         return exactly(self, int, ask(self, "hash"))
@@ -150,7 +151,7 @@ class IteratorHandle(Handle):
         return ask(self, "next")[0]
 
 
-def ask(handle: Handle, do: str, *arguments: Any, **keywords: Any) -> Any:
+def ask(handle: Handle, do: str, /, *arguments: Any, **keywords: Any) -> Any:
     """Ask the object behind a handle."""
     owner: Owner = owner_of(handle)
     return owner.ask(do, handle, *arguments, **keywords)
@@ -174,7 +175,13 @@ def exactly(handle: Handle, kind: type, value: Any) -> Any:
     return value
 
 
-def _walk(iterator: Handle) -> Iterator[Any]:
+def _walk(walk: Any) -> Iterator[Any]:
+    if issubclass(type(walk), IteratorHandle):
+        return walk
+    return _steps(walk) if issubclass(type(walk), Handle) else iter(walk)
+
+
+def _steps(iterator: Handle) -> Iterator[Any]:
     while True:
         try:
             item = ask(iterator, "next")
@@ -276,7 +283,7 @@ def _operate(target: Any, name: str, other: Any, swapped: bool) -> Any:
 
 # What a handle asks, as its object answers it.
 ANSWERS: dict[str, Callable[..., Any]] = {
-    "call": lambda target, *arguments, **keywords: target(*arguments, **keywords),
+    "call": lambda target, /, *arguments, **keywords: target(*arguments, **keywords),
     "get": getattr,
     "set": setattr,
     "delete": delattr,
@@ -293,6 +300,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
     "shown": repr,
     "formatted": format,
     "hash": hash,
+    "names": dir,
     "equal": operator.eq,
     "round": lambda target, digits: round(target) if digits is None else round(target, digits),
     "copy": _copy,

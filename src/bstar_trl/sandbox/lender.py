@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import io
+import random
 import sys
 import threading
 import types
@@ -44,7 +46,7 @@ class Lender:
             self._serve(until_answer=False)
         raise EOFError
 
-    def ask(self, do: str, *arguments: Any, **keywords: Any) -> Any:
+    def ask(self, do: str, /, *arguments: Any, **keywords: Any) -> Any:
         """Have something done with one of the tests' objects; from any thread."""
         with self._turn:
             encoder = self._encoder()
@@ -58,7 +60,10 @@ class Lender:
             )
             reply = self._serve(until_answer=True)
         if "error" not in reply:
-            return self._decoder().decode(reply["answer"])
+            decoder = self._decoder(encoder.containers)
+            for place, content in reply.get("arguments", ()):
+                decoder.update(encoder.containers[place], content)
+            return decoder.decode(reply["answer"])
         kind, values, place = reply["error"]
         error = self._decoder().decode(kind)(*self._decoder().decode(values))
         error.__raised__ = place
@@ -100,16 +105,13 @@ class Lender:
             arguments = [decoder.decode(item) for item in message["arguments"]]
             keywords = {name: decoder.decode(item) for name, item in message["keywords"].items()}
             do = message["do"]
-            with self._open_to_threads():
+            with self._open_to_threads(), _redirected(message, reply):
                 result = ANSWERS[do](*arguments, **keywords) if do in ANSWERS else OWN[do](self, *arguments)
-            if result is None and do == "call":
+            if do == "call" and (result is None or message["always"]):
                 # A function that returns nothing may have worked on its arguments in place: they go back.
-                encoder.known(decoder.containers)
-                reply["arguments"] = [
-                    [place, encoder.content(item)]
-                    for place, item in enumerate(decoder.containers)
-                    if type(item) in MUTABLE
-                ]
+                reply["arguments"] = encoder.changed(decoder.containers)
+            elif do in LIVE and type(result) in MUTABLE and type(result) is not bytearray:
+                reply["value"] = self._handle(result)  # the object's own, not a copy
             else:
                 reply["value"] = encoder.encode(result)
         except BaseException as error:  # the program's own, whatever it is: the tests hear of it
@@ -120,8 +122,8 @@ class Lender:
     def _encoder(self) -> Encoder:
         return Encoder(self._handle, keeps_containers=True)
 
-    def _decoder(self) -> Decoder:
-        return Decoder(self._borrowed)
+    def _decoder(self, containers: list[Any] | None = None) -> Decoder:
+        return Decoder(self._borrowed, containers)
 
     # What the program lends
 
@@ -145,19 +147,24 @@ class Lender:
             kind = "class"
         elif isinstance(value, types.CoroutineType):
             kind = "coroutine"
+        elif isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.MethodType):
+            kind = "function"
+        elif isinstance(value, types.GeneratorType):
+            kind = "generator"
         elif hasattr(type(value), "__next__"):
             kind = "iterator"
         return ["h", self._number(value), kind, base.__name__ if base in MUTABLE else None]
 
     def _error(self, error: BaseException) -> list[Any]:
-        """Its number, class, arguments, attributes and text; or which of the tests' own exceptions it is."""
+        """Its number, class, arguments, attributes, text and cause; or which of the tests' own exceptions it is."""
         raised = getattr(error, "__raised__", None)
         if raised is not None:
             return ["z", raised]
         encode = self._encoder().encode
-        fields = {name: encode(value) for name, value in vars(error).items() if not name.startswith("__")}
+        fields = {name: encode(value) for name, value in vars(error).items() if name not in ("__number__", "__text__")}
         kind = self._exception_class(type(error))
-        return ["E", self._number(error), kind, encode(list(error.args)), fields, _text(error)]
+        cause = None if error.__cause__ is None else self._error(error.__cause__)
+        return ["E", self._number(error), kind, encode(list(error.args)), fields, _text(error), cause]
 
     def _exception_class(self, kind: type[Any]) -> list[Any]:
         if vars(builtins).get(kind.__name__) is kind:
@@ -204,6 +211,9 @@ def reason_for(error: BaseException) -> str:
     return "exception"
 
 
+LIVE = {"name", "get", "item"}  # what gives an object's own containers
+
+
 def flush() -> None:
     """Hand on what the program has printed, for the log."""
     with contextlib.suppress(BaseException):
@@ -218,10 +228,28 @@ def _text(error: BaseException) -> str:
         return "an exception that cannot be shown"
 
 
+@contextlib.contextmanager
+def _redirected(message: dict[str, Any], reply: dict[str, Any]) -> Iterator[None]:
+    """Standard input and output as the tests have set theirs; what is printed goes into the reply."""
+    stdin, stdout, printed = sys.stdin, sys.stdout, io.StringIO()
+    if message["reads"] is not None:
+        sys.stdin = io.StringIO(message["reads"])
+    if message["prints"]:
+        sys.stdout = printed
+    try:
+        yield
+    finally:
+        sys.stdin, sys.stdout = stdin, stdout
+        reply["printed"] = printed.getvalue()
+
+
 def _state(lender: Lender, value: Any) -> Any:
     """What an object holds, for a comparison that does not ask the object; `None` where it equals itself alone."""
     if type(value).__eq__ is object.__eq__:
         return None
+    fields = getattr(value, "__dataclass_fields__", {}).values()
+    if fields:
+        return [type(value).__qualname__, {item.name: getattr(value, item.name) for item in fields if item.compare}]
     found = dict(getattr(value, "__dict__", {}))
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())
@@ -230,25 +258,32 @@ def _state(lender: Lender, value: Any) -> Any:
                 name = f"_{kind.__name__.lstrip('_')}{name}"
             if hasattr(value, name):
                 found[name] = getattr(value, name)
-    return [type(value).__qualname__, found]
+    return [type(value).__qualname__, found] if found else None
 
 
 def _content(lender: Lender, value: Any) -> Any:
     """What an object holds that derives from a container, as the plain container."""
     plain: Any = plain_type(value)
+    if plain is type(value):
+        return value
     return dict(dict.items(value)) if plain is dict else plain(plain.__iter__(value))
 
 
-def _lookup(lender: Lender, *names: str) -> dict[str, Any]:
-    return {name: lender.names[name] for name in names if name in lender.names}
+def _look_up(lender: Lender, name: str) -> Any:
+    if name not in lender.names:
+        raise NameError(name)
+    return lender.names[name]
 
 
 OWN: dict[str, Callable[..., Any]] = {
-    "names": _lookup,
+    "name": _look_up,
     "class": lambda lender, target: type(target),
     "state": _state,
     "content": _content,
     "await": Lender.run,
     "anext": lambda lender, target: [lender.run(target.__anext__())],
+    "send": lambda lender, target, value: target.send(value),
+    "throw": lambda lender, target, *error: target.throw(*error),
+    "seed": lambda lender, value: random.seed(value),
     "end": lambda lender: None,
 }

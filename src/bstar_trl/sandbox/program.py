@@ -51,11 +51,11 @@ def serve(source: str, channel: int) -> NoReturn:
     if os.getpid() != home:  # the program forked, and the child came back here too
         os._exit(0)
     flush()
-    if failure:
-        send(channel, {"failed": failure[0], "detail": failure[1]})
-        os._exit(1)
-    send(channel, {"loaded": True})
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, OSError):  # the tests have ended
+        if failure:
+            send(channel, {"failed": failure[0], "detail": failure[1]})
+            os._exit(1)
+        send(channel, {"loaded": True})
         Lender(module.__dict__, channel).serve()
     os._exit(0)
 

@@ -70,9 +70,13 @@ class StandIns:
             self._kinds[number] = self._derived(name, bases, number)
         return self._kinds[number]
 
-    def error(self, item: Any, *, stops: bool) -> BaseException:
-        """An exception; `stops`: one that ends an iteration is taken as that, else it would end the tests' loops."""
-        _, number, kind_item, arguments, fields, text = item
+    def error(self, item: Any) -> BaseException:
+        """An exception.
+
+        Raises:
+            ProtocolError: this is none.
+        """
+        _, number, kind_item, arguments, fields, text, cause = item
         if type(number) is not int or type(text) is not str:
             raise ProtocolError("no exception")
         if number not in self._errors:
@@ -82,11 +86,10 @@ class StandIns:
             error = _built(kind, tuple(self._decode(arguments)))
             error.__dict__ |= {name: self._decode(value) for name, value in fields.items()}
             error.__dict__ |= {"__number__": number, "__text__": text}
+            if cause is not None:
+                error.__cause__ = self.error(cause)
             self._errors[number] = error
-        error = self._errors[number]
-        if isinstance(error, StopIteration | StopAsyncIteration) and not stops:
-            return RuntimeError(f"{type(error).__name__}: {text}")
-        return error
+        return self._errors[number]
 
     def _standard(self, module: Any, name: Any) -> Any:
         """An exception class of the standard library, if the tests have loaded its module."""
@@ -94,7 +97,7 @@ class StandIns:
             raise ProtocolError("no exception class")
         usable = module.split(".")[0] in sys.stdlib_module_names and module in sys.modules
         found = getattr(sys.modules[module], name, None) if usable and not module.startswith(FRAMEWORKS) else None
-        return found if isinstance(found, type) and issubclass(found, Exception) else None
+        return CATCH_ALL.get(found, found) if isinstance(found, type) and issubclass(found, Exception) else None
 
     def _derived(self, name: Any, bases: Sequence[Any], number: int | None = None) -> Any:
         parents = tuple(self.kind(base) for base in bases)
@@ -127,6 +130,13 @@ class StandIns:
 def _text(error: Any) -> str:
     known = error.__dict__.get("__text__")
     return _solid(type(error)).__str__(error) if known is None else known
+
+
+def ending(error: BaseException, *, stops: bool) -> BaseException:
+    """The exception; one that ends an iteration, where none can end, as another: it would end the tests' loops."""
+    if isinstance(error, StopIteration | StopAsyncIteration) and not stops:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def of_program(error: BaseException) -> str | None:
