@@ -1,0 +1,235 @@
+"""`ProcessReward`: how sound are the steps of a response, to a process reward model?"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoTokenizer
+
+from ..errors import ConfigurationError, RewardError
+from ..process_rewards import models
+from ..process_rewards.formats import StepFormat, find_format
+from ..process_rewards.runner import run
+from ..process_rewards.steps import Split, question_of, split_steps
+from .base import RewardFn, Score
+
+logger = logging.getLogger(__name__)
+
+Reduce = Callable[[np.ndarray], float]
+
+REDUCTIONS: dict[str, Reduce] = {
+    "min": np.min,
+    "prod": np.prod,
+    "mean": np.mean,
+    "last": lambda scores_S: scores_S[-1],
+}
+LOWEST = -1.0
+LOW_SHARE = 0.1  # of its probability that a causal reward model gives to its two answers: trained ones nearly all
+
+
+class ProcessReward(RewardFn):
+    r"""The lowest step score of a response, in [-1, 1], from a process reward model: a scorer.
+
+    A response is split into steps; one forward pass gives each step's probability p of being right; the lowest p
+    (`reduce`) becomes the reward 2p - 1 (paper, section 2.3 and appendix C). Beside a verifier, the total is
+    `1[answer correct] + PRM`.
+
+    Read as they are published: token classifiers (TRL's format), Math-Shepherd, RLHFlow, Qwen2.5-Math-PRM; see
+    `bstar_trl.process_rewards.formats`. A response without steps (nothing but white space), and one that is longer
+    than the model reads, has no step that can be called right: it gets the lowest reward, -1, and a reason.
+
+    Every training process has its own copy of the model. Only one thread at a time uses it.
+
+    Args:
+        model (`str` or `PreTrainedModel`): Hub id, folder, or a loaded model. From an id or a folder, the
+            configuration and the tokenizer are read at once, and the weights when they are first needed.
+        format (`str` or `StepFormat`): `"auto"`, `"token-classification"`, `"math-shepherd"`, `"rlhflow"`, `"qwen"`,
+            or a `StepFormat` with options of its own.
+        reduce (`str` or callable): `"min"`, `"prod"`, `"mean"`, `"last"`, or a function of the step scores, an array
+            of shape (steps,) in 0..1, to one number in 0..1.
+        split (`str` or callable, *optional*): the text between two steps, or a function from a response to its steps.
+            None: the family's (a line break, or a blank line for RLHFlow and Qwen).
+        question (callable, *optional*): from a prompt, as it stands in the dataset, to the question that the model
+            shall read. None: a text as it is; of a conversation, the last message of the user.
+        tokenizer (*optional*): the model's. None: loaded from the model's name.
+        name (`str`, *optional*): what logs call it.
+        device (`str` or `torch.device`, *optional*): where the model scores. None: this process's GPU, or the CPU; a
+            loaded model stays where it is.
+        dtype (`torch.dtype`, *optional*): precision of the weights. None: bf16 on a GPU, fp32 on the CPU; a loaded
+            model stays as it is.
+        load_in_4bit (`bool`): NF4 weights; needs bitsandbytes. `model_kwargs` takes any other `quantization_config`.
+        offload (`bool`): keep the model on the CPU while the policy generates: a round's responses are then scored
+            together when the last one is there, and the model goes back.
+        batch_tokens (`int`): tokens per forward pass, padding included.
+        max_length (`int`, *optional*): the most tokens the model reads. None: as its configuration says.
+        trust_remote_code (`bool`): whether code that comes with the weights may run. None of the families needs it.
+        model_kwargs (`dict`, *optional*): for `from_pretrained`.
+
+    Raises:
+        ConfigurationError: an unknown family or reduction, a tokenizer that is not the family's, bitsandbytes missing.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        format: str | StepFormat = "auto",
+        reduce: str | Reduce = "min",
+        split: Split | None = None,
+        question: Callable[[Any], str] = question_of,
+        tokenizer: Any = None,
+        name: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        load_in_4bit: bool = False,
+        offload: bool = False,
+        batch_tokens: int = 16_384,
+        max_length: int | None = None,
+        trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+    ):
+        super().__init__(name)
+        if not callable(reduce) and reduce not in REDUCTIONS:
+            raise ConfigurationError(f"reduce must be one of {', '.join(REDUCTIONS)} or a function, got {reduce!r}")
+        if batch_tokens < 1:
+            raise ConfigurationError(f"batch_tokens must be at least 1, got {batch_tokens}")
+        self.reduce: Reduce = reduce if callable(reduce) else REDUCTIONS[reduce]
+        self.question = question
+        self.offload = offload
+        self.beside_generation = not offload
+        self.batch_tokens = batch_tokens
+        self._path = model if isinstance(model, str) else None
+        self._loaded = None if isinstance(model, str) else model.eval()
+        self._kwargs = {**models.quantization_of(load_in_4bit), **(model_kwargs or {})}
+        self._trust = trust_remote_code
+        if self._path is not None:
+            config = AutoConfig.from_pretrained(self._path, trust_remote_code=trust_remote_code)
+            self._architecture = models.architecture_of(config)
+            self.device = torch.device(device) if device is not None else models.default_device()
+            self._kwargs.setdefault("dtype", dtype or (torch.float32 if self.device.type == "cpu" else torch.bfloat16))
+        else:
+            config = model.config
+            self._architecture = models.class_of(model)
+            self.device = torch.device(device) if device is not None else model.device
+            if dtype is not None:
+                model.to(dtype)
+        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(
+            self._path or config._name_or_path, trust_remote_code=trust_remote_code
+        )
+        self.format = find_format(format, self._architecture, config, self.tokenizer)
+        self.split: Split = split if split is not None else self.format.split
+        self.max_length = max_length or models.context_length(config)
+        self._classes = self.format.classes(self.tokenizer)
+        self._lock = threading.Lock()
+        self._warned: set[str] = set()
+
+    def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:
+        """One score per completion in [-1, 1], and which of its steps is the weakest.
+
+        Raises:
+            RewardError: the model gave outputs that are not finite, `reduce` something that is no number in 0..1.
+        """
+        return [self._reduced(scores_S) for scores_S in self.step_scores(prompts, completions)]
+
+    def step_scores(self, prompts: Sequence[Any], completions: Sequence[str]) -> list[np.ndarray]:
+        """Every step's probability of being right.
+
+        Args:
+            prompts (`Sequence`): text, or messages.
+            completions (`Sequence[str]`): the responses.
+
+        Returns:
+            `list[np.ndarray]`: one array of shape (steps,) per completion, in 0..1; empty for one without steps, NaN
+            for one that is longer than the model reads.
+
+        Raises:
+            RewardError: the model gave outputs that are not finite.
+        """
+        steps = [split_steps(text, self.split) for text in completions]
+        full = [index for index, part in enumerate(steps) if part]
+        layouts = self.format.lay_out(
+            self.tokenizer, [self.question(prompts[index]) for index in full], [steps[index] for index in full]
+        )
+        limit = math.inf if self.max_length is None else self.max_length
+        fitting = [place for place, layout in enumerate(layouts) if len(layout.token_ids) <= limit]
+        if len(fitting) < len(layouts):
+            self._warn_once(
+                "too long",
+                f"{len(layouts) - len(fitting)} of {len(completions)} responses are longer than the {limit} tokens "
+                f"that '{self.name}' reads, question included: each gets the lowest reward, {LOWEST:g}",
+            )
+        scores = [np.full(len(part), np.nan) for part in steps]
+        found, share = self._run([layouts[place] for place in fitting])
+        if share < LOW_SHARE:
+            self._warn_once(
+                "low share",
+                f"the model of '{self.name}' gives but {share:.1%} of its probability to its two answers, right and "
+                f"wrong: is it a process reward model of the family {type(self.format).__name__}? (format=...)",
+            )
+        for place, scores_S in zip(fitting, found, strict=True):
+            scores[full[place]] = scores_S
+        return scores
+
+    def close(self) -> None:
+        """Let go of the weights, if they were loaded here. The next call loads them again."""
+        with self._lock:
+            if self._path is not None:
+                self._loaded = None
+
+    def _run(self, layouts: Sequence[Any]) -> tuple[list[np.ndarray], float]:
+        with self._lock:
+            if not layouts:
+                return [], 1.0
+            model = self._model()
+            try:
+                return run(
+                    model,
+                    models.head_of(model),
+                    layouts,
+                    self._classes,
+                    device=self.device,
+                    pad_token_id=self.tokenizer.pad_token_id or 0,
+                    batch_tokens=self.batch_tokens,
+                )
+            finally:
+                if self.offload and self.device.type != "cpu":
+                    model.to("cpu")
+                    torch.cuda.empty_cache()
+
+    def _model(self) -> Any:
+        if self._loaded is None:
+            self._loaded = models.load_model(
+                str(self._path),
+                self.format,
+                self._architecture,
+                device=self.device,
+                trust_remote_code=self._trust,
+                **self._kwargs,
+            )
+        elif self._loaded.device != self.device:
+            self._loaded.to(self.device)
+        return self._loaded
+
+    def _reduced(self, scores_S: np.ndarray) -> Score:
+        if not len(scores_S):
+            return Score(LOWEST, "no steps: the response is empty")
+        if np.isnan(scores_S).any():
+            return Score(LOWEST, f"too long: the model reads {self.max_length} tokens, question included")
+        value = float(self.reduce(scores_S))
+        if not 0.0 <= value <= 1.0:
+            raise RewardError(f"reduce of '{self.name}' must give a number in 0..1, got {value} for {scores_S}")
+        weakest = int(scores_S.argmin())
+        return Score(
+            2 * value - 1, f"weakest of {len(scores_S)} steps: {weakest + 1}, right at {scores_S[weakest]:.3f}"
+        )
+
+    def _warn_once(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            logger.warning(message)
