@@ -148,13 +148,14 @@ def make_qwen(path: Path) -> tuple[str, torch.nn.Module, torch.nn.Module]:
     )
     tokenizer.save_pretrained(path)
     torch.manual_seed(3)
+    width = SMALL["hidden_size"]
     config = Qwen2Config(vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=None, **SMALL)
     backbone = Qwen2Model(config).float().eval()
-    head = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    head = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU(), torch.nn.Linear(width, 2))
     head[2].weight.data *= 8  # so that the scores differ
     weights = {f"model.{name}": item for name, item in backbone.state_dict().items()}
     weights |= {f"score.{name}": item for name, item in head.state_dict().items()}
-    weights["lm_head.weight"] = torch.zeros(len(tokenizer), 32)  # the published ones hold it, of no use
+    weights["lm_head.weight"] = torch.zeros(len(tokenizer), width)  # the published ones hold it, of no use
     save_file(
         {name: item.contiguous() for name, item in weights.items()}, path / "model.safetensors", {"format": "pt"}
     )

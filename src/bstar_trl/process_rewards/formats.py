@@ -89,7 +89,7 @@ class MathShepherd(StepFormat):
     auto_class = "AutoModelForCausalLM"
 
     def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
-        clean = _cleaner(tokenizer, self.tag)
+        clean = _cleaner(tokenizer, rf"(?<!\w){re.escape(self.tag)}(?!\w)")  # a word by itself: it is one of some
         texts, marks = [], []
         for question, part in zip(questions, steps, strict=True):
             lines = [f"{clean(step)} {self.tag}" for step in part]
@@ -163,7 +163,7 @@ class QwenMath(StepFormat):
     auto_class = "AutoModel"
 
     def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
-        clean = _cleaner(tokenizer, self.tag)
+        clean = _cleaner(tokenizer, re.escape(self.tag))
         conversations = [
             [
                 {"role": "system", "content": self.system},
@@ -263,10 +263,10 @@ def _occurrences(text: str, mark: str) -> list[int]:
 
 
 def _cleaner(tokenizer: Any, tag: str) -> Callable[[str], str]:
-    """Takes the tag and special tokens out of texts: a response must not write its own marks or turns."""
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    marks = re.compile("|".join(map(re.escape, {tag, *special})))
-    return lambda text: marks.sub("", text)
+    """Takes the tag (a pattern) and special tokens out of texts: a response must not write its own marks or turns."""
+    special = {re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    marks = re.compile("|".join([tag, *sorted(special)]))
+    return lambda text: marks.sub("", text).strip()
 
 
 def _located(

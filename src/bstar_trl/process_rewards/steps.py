@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..errors import DatasetError
+
 Split = str | Callable[[str], Sequence[str]]
 
 
@@ -26,11 +28,11 @@ def question_of(prompt: Any) -> str:
     """The question that a prompt asks: a text as it is; of a conversation, what the user says last.
 
     Raises:
-        ValueError: a conversation without a user's message.
+        DatasetError: a conversation without a user's message, or with a message that is no text.
     """
     if isinstance(prompt, str):
         return prompt
     said = [message["content"] for message in prompt if message["role"] == "user"]
-    if not said:
-        raise ValueError(f"a conversation without a user's message asks nothing: {prompt!r}")
+    if not said or not isinstance(said[-1], str):
+        raise DatasetError(f"a process reward needs a question: the user's last message, as text; got {prompt!r}")
     return str(said[-1])

@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoTokenizer
 
 from ..errors import ConfigurationError, RewardError
-from ..process_rewards import models
-from ..process_rewards.formats import StepFormat, find_format
-from ..process_rewards.runner import run
+from ..process_rewards.formats import StepFormat
+from ..process_rewards.model import StepModel
 from ..process_rewards.steps import Split, question_of, split_steps
-from .base import RewardFn, Score
+from .base import RewardFn, Score, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +42,11 @@ class ProcessReward(RewardFn):
     `bstar_trl.process_rewards.formats`. A response without steps (nothing but white space), and one that is longer
     than the model reads, has no step that can be called right: it gets the lowest reward, -1, and a reason.
 
-    Every training process has its own copy of the model. Only one thread at a time uses it.
+    Every training process has its own copy of the model, on its own GPU. The weights are loaded here and now, not on
+    the thread that scores beside generation. Only one thread at a time uses them.
 
     Args:
-        model (`str` or `PreTrainedModel`): Hub id, folder, or a loaded model. From an id or a folder, the
-            configuration and the tokenizer are read at once, and the weights when they are first needed.
+        model (`str` or `PreTrainedModel`): Hub id, folder, or a loaded model.
         format (`str` or `StepFormat`): `"auto"`, `"token-classification"`, `"math-shepherd"`, `"rlhflow"`, `"qwen"`,
             or a `StepFormat` with options of its own.
         reduce (`str` or callable): `"min"`, `"prod"`, `"mean"`, `"last"`, or a function of the step scores, an array
@@ -72,7 +70,8 @@ class ProcessReward(RewardFn):
         model_kwargs (`dict`, *optional*): for `from_pretrained`.
 
     Raises:
-        ConfigurationError: an unknown family or reduction, a tokenizer that is not the family's, bitsandbytes missing.
+        ConfigurationError: an unknown family or reduction, a tokenizer that is not the family's, bitsandbytes missing;
+            before the weights are loaded.
     """
 
     def __init__(
@@ -101,31 +100,21 @@ class ProcessReward(RewardFn):
             raise ConfigurationError(f"batch_tokens must be at least 1, got {batch_tokens}")
         self.reduce: Reduce = reduce if callable(reduce) else REDUCTIONS[reduce]
         self.question = question
-        self.offload = offload
         self.beside_generation = not offload
         self.batch_tokens = batch_tokens
-        self._path = model if isinstance(model, str) else None
-        self._loaded = None if isinstance(model, str) else model.eval()
-        self._kwargs = {**models.quantization_of(load_in_4bit), **(model_kwargs or {})}
-        self._trust = trust_remote_code
-        if self._path is not None:
-            config = AutoConfig.from_pretrained(self._path, trust_remote_code=trust_remote_code)
-            self._architecture = models.architecture_of(config)
-            self.device = torch.device(device) if device is not None else models.default_device()
-            self._kwargs.setdefault("dtype", dtype or (torch.float32 if self.device.type == "cpu" else torch.bfloat16))
-        else:
-            config = model.config
-            self._architecture = models.class_of(model)
-            self.device = torch.device(device) if device is not None else model.device
-            if dtype is not None:
-                model.to(dtype)
-        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(
-            self._path or config._name_or_path, trust_remote_code=trust_remote_code
+        self.model = StepModel(
+            model,
+            format=format,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+            load_in_4bit=load_in_4bit,
+            offload=offload,
+            trust_remote_code=trust_remote_code,
+            model_kwargs=model_kwargs,
         )
-        self.format = find_format(format, self._architecture, config, self.tokenizer)
-        self.split: Split = split if split is not None else self.format.split
-        self.max_length = max_length or models.context_length(config)
-        self._classes = self.format.classes(self.tokenizer)
+        self.split: Split = split if split is not None else self.model.format.split
+        self.max_length = max_length or self.model.context_length
         self._lock = threading.Lock()
         self._warned: set[str] = set()
 
@@ -151,70 +140,42 @@ class ProcessReward(RewardFn):
         Raises:
             RewardError: the model gave outputs that are not finite.
         """
-        steps = [split_steps(text, self.split) for text in completions]
-        full = [index for index, part in enumerate(steps) if part]
-        layouts = self.format.lay_out(
-            self.tokenizer, [self.question(prompts[index]) for index in full], [steps[index] for index in full]
-        )
+        steps = [split_steps(text_of(completion), self.split) for completion in completions]
+        # Responses alike share one forward pass.
+        keys = [(self.question(prompt), *part) for prompt, part in zip(prompts, steps, strict=True)]
+        different = [key for key in dict.fromkeys(keys) if len(key) > 1]
+        scores = self._scores([key[0] for key in different], [key[1:] for key in different]) if different else []
+        known = dict(zip(different, scores, strict=True))
+        return [known.get(key, np.empty(0)) for key in keys]
+
+    def close(self) -> None:
+        """Leave the device to others: weights that were loaded here move to the CPU until the next call."""
+        with self._lock:
+            self.model.rest()
+
+    def _scores(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        layouts = self.model.format.lay_out(self.model.tokenizer, questions, steps)
         limit = math.inf if self.max_length is None else self.max_length
         fitting = [place for place, layout in enumerate(layouts) if len(layout.token_ids) <= limit]
         if len(fitting) < len(layouts):
             self._warn_once(
-                "too long",
-                f"{len(layouts) - len(fitting)} of {len(completions)} responses are longer than the {limit} tokens "
-                f"that '{self.name}' reads, question included: each gets the lowest reward, {LOWEST:g}",
+                "length",
+                f"{len(layouts) - len(fitting)} of {len(layouts)} responses are longer than the {limit} tokens that "
+                f"'{self.name}' reads, question included: each gets the lowest reward, {LOWEST:g}",
             )
         scores = [np.full(len(part), np.nan) for part in steps]
-        found, share = self._run([layouts[place] for place in fitting])
-        if share < LOW_SHARE:
-            self._warn_once(
-                "low share",
-                f"the model of '{self.name}' gives but {share:.1%} of its probability to its two answers, right and "
-                f"wrong: is it a process reward model of the family {type(self.format).__name__}? (format=...)",
-            )
-        for place, scores_S in zip(fitting, found, strict=True):
-            scores[full[place]] = scores_S
-        return scores
-
-    def close(self) -> None:
-        """Let go of the weights, if they were loaded here. The next call loads them again."""
-        with self._lock:
-            if self._path is not None:
-                self._loaded = None
-
-    def _run(self, layouts: Sequence[Any]) -> tuple[list[np.ndarray], float]:
-        with self._lock:
-            if not layouts:
-                return [], 1.0
-            model = self._model()
-            try:
-                return run(
-                    model,
-                    models.head_of(model),
-                    layouts,
-                    self._classes,
-                    device=self.device,
-                    pad_token_id=self.tokenizer.pad_token_id or 0,
-                    batch_tokens=self.batch_tokens,
+        if fitting:
+            with self._lock:
+                found, share = self.model.scores([layouts[place] for place in fitting], self.batch_tokens)
+            if share < LOW_SHARE:
+                self._warn_once(
+                    "share",
+                    f"the model of '{self.name}' gives but {share:.1%} of its probability to its two answers, right "
+                    f"and wrong: is it of the family {type(self.model.format).__name__}? (format=...)",
                 )
-            finally:
-                if self.offload and self.device.type != "cpu":
-                    model.to("cpu")
-                    torch.cuda.empty_cache()
-
-    def _model(self) -> Any:
-        if self._loaded is None:
-            self._loaded = models.load_model(
-                str(self._path),
-                self.format,
-                self._architecture,
-                device=self.device,
-                trust_remote_code=self._trust,
-                **self._kwargs,
-            )
-        elif self._loaded.device != self.device:
-            self._loaded.to(self.device)
-        return self._loaded
+            for place, scores_S in zip(fitting, found, strict=True):
+                scores[place] = scores_S
+        return scores
 
     def _reduced(self, scores_S: np.ndarray) -> Score:
         if not len(scores_S):
@@ -225,9 +186,8 @@ class ProcessReward(RewardFn):
         if not 0.0 <= value <= 1.0:
             raise RewardError(f"reduce of '{self.name}' must give a number in 0..1, got {value} for {scores_S}")
         weakest = int(scores_S.argmin())
-        return Score(
-            2 * value - 1, f"weakest of {len(scores_S)} steps: {weakest + 1}, right at {scores_S[weakest]:.3f}"
-        )
+        reason = f"weakest of {len(scores_S)} steps: {weakest + 1}, right at {scores_S[weakest]:.3f}"
+        return Score(2 * value - 1, reason)
 
     def _warn_once(self, kind: str, message: str) -> None:
         if kind not in self._warned:
