@@ -389,7 +389,7 @@ def test_equal_responses_are_read_once(folders):
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_four_bits_without_bitsandbytes(folders):
-    with pytest.raises(ConfigurationError, match="pip install bitsandbytes"):
+    with pytest.raises(ConfigurationError, match=r"pip install .bstar-trl\[quantization"):
         ProcessReward(folders["token-classification"], load_in_4bit=True)
 
 

@@ -41,11 +41,11 @@ class StepFormat(ABC):
         """Questions and the steps of a response to each, at least one, as token ids and positions."""
 
     @abstractmethod
-    def classes(self, tokenizer: Any) -> tuple[int, int]:
+    def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
         """Which of the model's outputs say *wrong* and *right*.
 
         Raises:
-            ConfigurationError: the tokenizer is not one of this family.
+            ConfigurationError: tokenizer or configuration are not of this family.
         """
 
 
@@ -71,7 +71,13 @@ class TokenClassification(StepFormat):
             for question, part in zip(questions, steps, strict=True)
         ]
 
-    def classes(self, tokenizer: Any) -> tuple[int, int]:
+    def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
+        if config.num_labels != 2:
+            raise ConfigurationError(
+                f"format 'token-classification' needs two classes, wrong and right, got {config.num_labels} labels"
+            )
+        if not _tokens(tokenizer, self.separator):
+            raise ConfigurationError(f"the separator of steps must be at least one token, got {self.separator!r}")
         return 0, 1
 
 
@@ -98,7 +104,7 @@ class MathShepherd(StepFormat):
             marks.append([len(start) + end - 2 for end in accumulate(len(line) + 1 for line in lines)])
         return _located(tokenizer, texts, marks, _last_token(tokenizer, self.tag), add_special_tokens=True)
 
-    def classes(self, tokenizer: Any) -> tuple[int, int]:
+    def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
         both = _tokens(tokenizer, f"{self.right} {self.wrong}")
         if len(both) != 2:
             raise ConfigurationError(
@@ -139,7 +145,7 @@ class RLHFlow(StepFormat):
         layouts = _located(tokenizer, answered, marks, _last_token(tokenizer, "+"), add_special_tokens=False)
         return [Layout(item.token_ids[:-1], [position - 1 for position in item.positions]) for item in layouts]
 
-    def classes(self, tokenizer: Any) -> tuple[int, int]:
+    def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
         if not tokenizer.chat_template:
             raise ConfigurationError(
                 "format 'rlhflow' is a conversation, but this tokenizer has no chat template: got chat_template=None"
@@ -176,7 +182,7 @@ class QwenMath(StepFormat):
         marks = [_occurrences(text, self.tag) for text in texts]
         return _located(tokenizer, texts, marks, _last_token(tokenizer, self.tag), add_special_tokens=False)
 
-    def classes(self, tokenizer: Any) -> tuple[int, int]:
+    def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
         if not tokenizer.chat_template or len(_tokens(tokenizer, self.tag)) != 1:
             raise ConfigurationError(
                 f"format 'qwen' needs a chat template and the token {self.tag!r}, and this tokenizer lacks one of them"

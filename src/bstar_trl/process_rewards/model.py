@@ -93,7 +93,7 @@ class StepModel:
         )
         self.format = find_format(format, architecture, config, self.tokenizer)
         self.context_length = _context_length(config)
-        self._classes = self.format.classes(self.tokenizer)
+        self._classes = self.format.classes(self.tokenizer, config)
         self._offload = offload
         self._is_ours = is_path
         self.device: torch.device = torch.device(device or (_default_device() if is_path else model.device))
@@ -157,7 +157,7 @@ def _four_bits() -> dict[str, Any]:
     """Arguments of `from_pretrained` for NF4, computing in bf16, with the head left as it is."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigurationError(
-            "load_in_4bit=True needs bitsandbytes, which is not installed: pip install bitsandbytes"
+            "load_in_4bit=True needs bitsandbytes, which is not installed: pip install 'bstar-trl[quantization]'"
         )
     return {
         "quantization_config": transformers.BitsAndBytesConfig(
