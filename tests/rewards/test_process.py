@@ -206,10 +206,10 @@ def test_a_reduction_that_gives_no_probability_is_an_error(folders):
 
 def test_steps_are_split_as_told(folders):
     path = folders["token-classification"]
-    lines = ProcessReward(path).step_scores(["1="], ["a\nb\n\n c \n"])[0]
+    lines = ProcessReward(path).step_scores(["1="], ["a\nb\n\nc\n"])[0]
     assert len(lines) == 3
     for split in (";", lambda text: ["a", " ", "b", "c"]):
-        np.testing.assert_array_equal(ProcessReward(path, split=split).step_scores(["1="], ["a;b;; c"])[0], lines)
+        np.testing.assert_array_equal(ProcessReward(path, split=split).step_scores(["1="], ["a;b;;c"])[0], lines)
 
 
 def test_a_separator_of_its_own(folders, tmp_path):
@@ -382,7 +382,7 @@ def test_equal_responses_are_read_once(folders):
     reward.model.model.register_forward_pre_hook(
         lambda module, inputs, keywords: rows.extend(keywords["input_ids"].tolist()), with_kwargs=True
     )
-    values = reward(["1=", "1=", "2=", "1="], ["a\nb", "a\nb", "a\nb", "a\n\nb "])
+    values = reward(["1=", "1=", "2=", "1="], ["a\nb", "a\nb", "a\nb", "a\n\nb\n"])
     assert len(rows) == 2
     assert values[0] == values[1] == values[3] != values[2]
 

@@ -1,4 +1,4 @@
-"""From a row of the dataset and a response to what a process reward model reads: a question and steps."""
+"""A response's steps, and a prompt's text: what a process reward model reads."""
 
 from __future__ import annotations
 
@@ -6,29 +6,38 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import DatasetError
+from .layout import SEPARATOR
 
 Split = str | Callable[[str], Sequence[str]]
 
 
-def split_steps(response: str, split: Split) -> list[str]:
-    """The steps of a response, without the white space around them; what is white space alone is no step.
+def step_spans(response: str, separator: str = SEPARATOR) -> list[tuple[int, int]]:
+    """Where the steps of a response begin and end: the pieces between separators, those of white space left out."""
+    spans, start = [], 0
+    for piece in response.split(separator):
+        if piece.strip():
+            spans.append((start, start + len(piece)))
+        start += len(piece) + len(separator)
+    return spans
+
+
+def split_steps(response: str, split: Split = SEPARATOR) -> list[str]:
+    """The steps of a response, verbatim, without the separators; an empty response has none.
 
     Args:
         response (`str`): the response's text.
         split (`str` or callable): the text that separates two steps, or a function from a response to its steps.
-
-    Returns:
-        `list[str]`: possibly empty.
     """
-    parts = response.split(split) if isinstance(split, str) else split(response)
-    return [stripped for part in parts if (stripped := part.strip())]
+    if isinstance(split, str):
+        return [response[start:end] for start, end in step_spans(response, split)]
+    return [step for step in split(response) if step.strip()]
 
 
-def question_of(prompt: Any) -> str:
-    """The question that a prompt asks: a text as it is; of a conversation, what the user says last.
+def prompt_text(prompt: Any) -> str:
+    """The text of a prompt in either of TRL's forms: a string as it is; of messages, what the user says last.
 
     Raises:
-        DatasetError: a conversation without a user's message, or with a message that is no text.
+        DatasetError: messages without a user's, or with a last one that is no text.
     """
     if isinstance(prompt, str):
         return prompt

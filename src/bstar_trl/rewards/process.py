@@ -14,7 +14,7 @@ import torch
 from ..errors import ConfigurationError, RewardError
 from ..process_rewards.formats import StepFormat
 from ..process_rewards.model import StepModel
-from ..process_rewards.steps import Split, question_of, split_steps
+from ..process_rewards.steps import Split, prompt_text, split_steps
 from .base import RewardFn, Score, text_of
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class ProcessReward(RewardFn):
         format: str | StepFormat = "auto",
         reduce: str | Reduce = "min",
         split: Split | None = None,
-        question: Callable[[Any], str] = question_of,
+        question: Callable[[Any], str] = prompt_text,
         tokenizer: Any = None,
         name: str | None = None,
         device: str | torch.device | None = None,
