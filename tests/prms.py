@@ -87,6 +87,11 @@ def make_byte_tokenizer(specials: list[str], template: str, **tokens: str) -> Pr
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(item, special=True) for item in specials])
+    if "bos_token" in tokens:  # Llama 3 puts it before every text, its chat template too: once is right
+        bos = tokens["bos_token"]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **tokens)
     fast.chat_template = template
     return fast

@@ -157,6 +157,7 @@ def test_resuming_goes_on_as_if_nothing_had_happened(trained, guesser_path, prm_
 def test_a_model_that_waits_gives_the_same_rewards(tmp_path, trained, guesser_path, prm_path, reward_model_path):
     _, trainer = trained
     waited = train(tmp_path, guesser_path, prm_path, reward_model_path, offload=True)
+    assert not waited.reward_funcs[1].beside_generation
     for mine, other in zip(waited.rounds, trainer.rounds, strict=True):
         np.testing.assert_allclose(mine[0].values_RF, other[0].values_RF, atol=1e-5)
         assert mine[1].threshold == pytest.approx(other[1].threshold, abs=1e-5)
