@@ -403,7 +403,7 @@ class Waiting(RewardFn):
         if self.error:
             raise self.error
         self.calls.append((list(prompts), list(completions), completion_ids))
-        log_extra("gold", [f"gold {item}" for item in answer])
+        log_extra("said", [f"{text} for {item}" for text, item in zip(completions, answer, strict=True)])
         log_metric("calls", 1.0)
         return [Score(len(text), text) for text in completions]
 
@@ -418,7 +418,7 @@ def test_a_reward_that_waits_is_called_once_with_a_whole_round():
     assert waiting.calls == [(["0+1=", "1+1=", "0+1="], ["1", "22", "333"], [[5, 6, 1]] * 3)]
     np.testing.assert_array_equal(scores.values_RF, [[1, 1], [0, 2], [0, 3]])
     assert scores.reasons_R.tolist() == ["1", "22", "333"]
-    assert scores.extras == {"gold": ["gold 1", "gold 2", "gold 1"]}
+    assert scores.extras == {"said": ["1 for 1", "22 for 2", "333 for 1"]}
     assert scores.metrics == {"calls": [1.0]}
     assert len(scorer.finish().values_RF) == 0  # nothing was sampled: it is not called
     scorer.add(make_completions(["4444"]), make_rows(1), None)

@@ -327,17 +327,17 @@ def test_a_loaded_model_and_dropout(folders):
     np.testing.assert_array_equal(loaded(PROMPTS, ["a\nb"] * 5), ProcessReward(path)(PROMPTS, ["a\nb"] * 5))
     loaded.close()
     assert loaded(PROMPTS[:1], ["a\nb"])[0] is not None
-    half = ProcessReward(path, dtype=torch.bfloat16)
-    assert half.model.model.dtype == torch.bfloat16
-    np.testing.assert_allclose(half(PROMPTS, ["a\nb"] * 5), loaded(PROMPTS, ["a\nb"] * 5), atol=0.05)
+    expected = loaded(PROMPTS, ["a\nb"] * 5)
+    for half in (ProcessReward(path, dtype=torch.bfloat16), ProcessReward(model, dtype=torch.bfloat16)):
+        assert half.model.model.dtype == torch.bfloat16
+        np.testing.assert_allclose(half(PROMPTS, ["a\nb"] * 5), expected, atol=0.05)
 
 
-def test_an_adapter(folders):
+@pytest.mark.parametrize("task", ["TOKEN_CLS", None])
+def test_an_adapter(folders, task):
     path = folders["token-classification"]
     base = LlamaForTokenClassification.from_pretrained(path)
-    lora = LoraConfig(
-        task_type="TOKEN_CLS", target_modules=["q_proj", "up_proj"], init_lora_weights=False, lora_alpha=4
-    )
+    lora = LoraConfig(task_type=task, target_modules=["q_proj", "up_proj"], init_lora_weights=False, lora_alpha=4)
     torch.manual_seed(0)
     model = get_peft_model(base, lora).eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
