@@ -98,7 +98,8 @@ class TransformersEngine:
         self.tokenizer = checked_tokenizer(AutoTokenizer.from_pretrained(name) if tokenizer is None else tokenizer)
         if isinstance(model, str):
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            model = AutoModelForCausalLM.from_pretrained(model, dtype="auto").to(device)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+            model = loaded.to(device)
         self.model = model
         self.batch_size = batch_size
         self.stop = tuple(stop)
@@ -152,9 +153,8 @@ class VLLMEngine:
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self.max_length: int | None = self._llm.llm_engine.model_config.max_model_len
-        self._eos_token_ids = [self.tokenizer.eos_token_id]
-        declared = self._llm.llm_engine.model_config.try_get_generation_config()
-        self._eos_token_ids += as_list(declared.get("eos_token_id"))
+        declared = self._llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
+        self._eos_token_ids = [self.tokenizer.eos_token_id, *as_list(declared)]
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
         """Samples, `batch_size` jobs at a time."""
@@ -225,9 +225,7 @@ class ModelSampler:
             input_ids[row, width - len(job.prompt_ids) :] = torch.tensor(job.prompt_ids)
             attention_mask[row, width - len(job.prompt_ids) :] = 1
         ours: dict[str, Any] = {"do_sample": not greedy, "temperature": 1.0} | (GREEDY if greedy else {})
-        limits = [
-            self.kwargs.get("max_new_tokens") if job.max_new_tokens is None else job.max_new_tokens for job in jobs
-        ]
+        limits: list[int] = [job.max_new_tokens or self.kwargs["max_new_tokens"] for job in jobs]
         ours["max_new_tokens"] = max(limits)
         config = GenerationConfig(**(self.kwargs | ours), disable_compile=True)
         num_beams = config.num_beams or 1
@@ -332,7 +330,7 @@ def checked_tokenizer(tokenizer: Any) -> Any:
 
 
 def eos_token_ids(tokenizer: Any, model: Any) -> list[int]:
-    """Every token that ends a response: the tokenizer's EOS and whatever else the model declares."""
+    """Every token that ends a response: the tokenizer's EOS, first, and whatever else the model declares."""
     declared = as_list(model.generation_config.eos_token_id)
     return [tokenizer.eos_token_id, *(token for token in declared if token != tokenizer.eos_token_id)]
 

@@ -263,9 +263,7 @@ class Annotator:
         prompts = []
         for place, row in enumerate(rows, first):
             if not row.get("prompt"):
-                raise DatasetError(
-                    f"every row needs a prompt: row {place} has the columns {', '.join(row)} and no text"
-                )
+                raise DatasetError(f"every row needs a prompt: row {place} has none, and the columns {', '.join(row)}")
             prompt = row["prompt"]
             if self.recipe.chat and not is_conversational({"prompt": prompt}):
                 prompt = [{"role": "user", "content": prompt}]
