@@ -125,6 +125,8 @@ def test_what_cannot_work_is_refused():
     tokenizer.eos_token = None
     with pytest.raises(ConfigurationError, match="EOS"):
         TransformersEngine(make_model(), tokenizer)
+    with pytest.raises(ConfigurationError, match="cannot load the model 'no/such-model'"):
+        TransformersEngine("no/such-model")
     with pytest.raises(ConfigurationError, match="batch_size must be at least 1, got 0"):
         make_engine(batch_size=0)
 

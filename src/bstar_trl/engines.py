@@ -81,6 +81,9 @@ class TransformersEngine:
         batch_size (`int`): samples drawn at once.
         stop (`Sequence[str]`): strings that end a response, beside EOS.
         max_new_tokens (`int`): length of a sample at most, where its job does not say.
+
+    Raises:
+        ConfigurationError: the model cannot be loaded, or its tokenizer has no EOS.
     """
 
     def __init__(
@@ -95,11 +98,15 @@ class TransformersEngine:
         if batch_size < 1:
             raise ConfigurationError(f"batch_size must be at least 1, got {batch_size}")
         name = model if isinstance(model, str) else model.name_or_path
-        self.tokenizer = checked_tokenizer(AutoTokenizer.from_pretrained(name) if tokenizer is None else tokenizer)
-        if isinstance(model, str):
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
-            model = loaded.to(device)
+        try:
+            if tokenizer is None:
+                tokenizer = AutoTokenizer.from_pretrained(name)
+            if isinstance(model, str):
+                loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+                model = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+        except OSError as error:
+            raise ConfigurationError(f"cannot load the model {name!r}: {error}") from error
+        self.tokenizer = checked_tokenizer(tokenizer)
         self.model = model
         self.batch_size = batch_size
         self.stop = tuple(stop)

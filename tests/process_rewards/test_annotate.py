@@ -132,7 +132,7 @@ def annotated(labels, queries=400, **options):
     return rows, kept, engine
 
 
-@pytest.mark.parametrize(("labels", "temperature"), [("hard", 1.0), ("soft", 1.0), ("hard", 1.3)])
+@pytest.mark.parametrize(("labels", "temperature"), [("hard", 1.0), ("soft", 1.3)])
 def test_labels_are_distributed_as_the_plain_method_has_them(labels, temperature):
     """Eight completions of each step of each solution, each on its own: exact, by enumeration of all responses.
 

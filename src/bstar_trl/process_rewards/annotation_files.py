@@ -10,7 +10,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 
 from ..engines import TextEngine
 from ..errors import ConfigurationError
-from .annotate import Annotator, Counts, Recipe
+from .annotate import Annotated, Annotator, Counts, Recipe
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,13 +59,14 @@ class AnnotationFolder:
         }
         self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / MANIFEST
-        if file.exists():
-            _compare(json.loads(file.read_text()), json.loads(json.dumps(manifest)), self.path)
-        elif found := sorted(self.path.glob("*.parquet")):
+        found = sorted(self.path.glob("*.parquet"))
+        if found and not file.exists():
             raise ConfigurationError(
                 f"{self.path} holds {found[0].name}, but no {MANIFEST} that says how it was made: use another folder"
             )
-        else:
+        if found:
+            _compare(json.loads(file.read_text()), json.loads(json.dumps(manifest)), self.path)
+        else:  # nothing that other settings could be mixed with
             _write(file, lambda path: path.write_text(json.dumps(manifest, indent=2) + "\n"))
 
     @property
@@ -89,8 +91,7 @@ class AnnotationFolder:
             with tqdm(total=len(self.dataset), initial=len(self.dataset) - missing, unit="query") as bar:
                 for group in unfinished:
                     annotated = annotator.annotate(self._rows(places[group]), places[group].start)
-                    table = pa.Table.from_pylist(annotated.rows, schema=_schema(self.recipe, annotated.counts))
-                    _write(self.shard(group), lambda path, table=table: pq.write_table(table, path))
+                    _write(self.shard(group), partial(_write_shard, annotated, self.recipe))
                     bar.update(len(places[group]))
                     bar.set_postfix(completions=annotated.counts.completions, refresh=False)
         finally:
@@ -106,6 +107,13 @@ class AnnotationFolder:
 
     def _rows(self, places: range) -> list[dict[str, Any]]:
         return [self.dataset[place] for place in places]
+
+
+def _write_shard(annotated: Annotated, recipe: Recipe, path: Path) -> None:
+    schema = _schema(recipe, annotated.counts)
+    with pq.ParquetWriter(path, schema) as writer:
+        if annotated.rows:  # `datasets` cannot read a row group without rows; it can read a file without row groups
+            writer.write_table(pa.Table.from_pylist(annotated.rows, schema=schema))
 
 
 def _schema(recipe: Recipe, counts: Counts) -> pa.Schema:
@@ -125,7 +133,7 @@ def _schema(recipe: Recipe, counts: Counts) -> pa.Schema:
     )
 
 
-def _write(path: Path, write: Any) -> None:
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
     """All of a file or nothing: whoever reads it, or goes on after a kill, never meets half of one."""
     beside = path.with_name(f".{path.name}.tmp")
     write(beside)

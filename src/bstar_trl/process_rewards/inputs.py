@@ -31,7 +31,7 @@ def load_queries(
         prompt_column (`str`): the column of prompts.
 
     Raises:
-        DatasetError: a file of another kind, no such column, or no rows.
+        DatasetError: it cannot be loaded, has no such column, or no rows.
     """
     from datasets import DatasetDict, load_dataset, load_from_disk
 
@@ -49,7 +49,10 @@ def load_queries(
     elif path.suffix in FILES:
         raise DatasetError(f"there is no file {name}")
     else:
-        found = load_dataset(name, config, split=split)
+        try:
+            found = load_dataset(name, config, split=split)
+        except OSError as error:  # not there, or the Hub cannot be reached
+            raise DatasetError(f"cannot load the dataset {name!r}: {error}") from error
     if prompt_column not in found.column_names:
         raise DatasetError(
             f"{name} has no column {prompt_column!r}, but {', '.join(found.column_names)}: say which one holds the "
