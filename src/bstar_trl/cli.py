@@ -125,6 +125,7 @@ def _add_annotate(commands: Any) -> None:
     add("--batch-size", type=_positive, default=128, metavar="N", help="samples drawn at once (transformers)")
     add("--group-size", type=_positive, default=16, metavar="N", help="queries annotated together: a shard")
     add("--gpu-memory-utilization", type=float, default=0.9, metavar="SHARE", help="of a GPU's memory (vllm)")
+    add("--max-model-len", type=_positive, metavar="N", help="context that vLLM makes room for, if not the model's")
     add("--seed", type=_seed, default=0, help="seed of all sampling")
     annotate.set_defaults(run=_annotate)
 
@@ -241,7 +242,8 @@ def _load_engine(parsed: argparse.Namespace, model: str) -> Any:
     if parsed.engine == "transformers":
         return TransformersEngine(model, batch_size=parsed.batch_size, stop=parsed.stop)
     share = parsed.gpu_memory_utilization / (2 if parsed.completer else 1)
-    return VLLMEngine(model, stop=parsed.stop, gpu_memory_utilization=share)
+    context = {} if parsed.max_model_len is None else {"max_model_len": parsed.max_model_len}
+    return VLLMEngine(model, stop=parsed.stop, gpu_memory_utilization=share, **context)
 
 
 def _sandbox_check(parsed: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bstar_trl.engines import TransformersEngine
 from bstar_trl.errors import ConfigurationError, DatasetError, RewardError
-from bstar_trl.process_rewards.annotate import Annotator, Recipe, annotate
+from bstar_trl.process_rewards.annotate import Annotator, Recipe, annotate, round_sizes
 from bstar_trl.process_rewards.steps import prompt_text, split_steps, step_spans
 
 LENGTH = 7
@@ -183,10 +183,13 @@ def test_common_steps_are_completed_once_and_hard_labels_stop_early(labels):
     assert sum(map(sum, asked.values())) == sum(successes for _, successes in known.values())
     if labels == "soft":
         assert sampled == 8 * len(different)
-    else:  # none after the first right one
-        assert {successes for _, successes in known.values()} == {0, 1}
+    else:  # drawn in rounds of 1, 1, 2 and 4, until one is right
+        assert {attempts for attempts, _ in known.values()} == {1, 2, 4, 8}
         assert all(attempts == 8 for attempts, successes in known.values() if not successes)
-        assert len({attempts for attempts, successes in known.values() if successes}) > 3
+        assert all(successes <= max(1, attempts // 2) for attempts, successes in known.values())
+        drawn = [attempts for attempts, _ in known.values()]
+        rounds = [size * sum(item >= least for item in drawn) for size, least in ((1, 1), (1, 2), (2, 4), (4, 8))]
+        assert [len(jobs) for jobs, _ in engine.calls[1:]] == rounds
 
 
 @pytest.mark.parametrize("labels", ["hard", "soft"])
@@ -383,6 +386,14 @@ def test_prompts_that_cannot_be_sampled_from_are_named():
 def test_recipes_that_cannot_work(wrong, message):
     with pytest.raises(ConfigurationError, match=message):
         Recipe(**wrong)
+
+
+def test_rounds_make_up_the_completions():
+    for completions in range(1, 40):
+        sizes = round_sizes(completions, early_stop=True)
+        assert sum(sizes) == completions
+        assert all(size <= max(1, sum(sizes[:place])) for place, size in enumerate(sizes))
+        assert round_sizes(completions, early_stop=False) == [completions]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ What is saved, and why the labels stay what they were:
 
 - Steps that the solutions of a query have in common (all of them up to there, token by token) are completed once. A
   label's distribution given its solution is that of the plain method; the labels of a common step are one draw.
-- Where only hard labels are wanted, completions are drawn a few at a time, and none after a right one: whether any of
+- Where only hard labels are wanted, completions are drawn a few at a time, until one is right: whether any of
   8 is right is known then.
 - The end of a finished solution has nothing left to complete: its last step is labelled by its own answer. The plain
   method would complete it with nothing, as often, with the same result.
@@ -285,13 +285,10 @@ class Annotator:
         prompts_N: Sequence[Sequence[int]],
         prefixes: Sequence[_Prefix],
     ) -> None:
-        """Sample from every prefix as often as its label needs, all prefixes together."""
+        """Sample from every prefix as often as its label needs: all prefixes together, round by round."""
         recipe = self.recipe
         hard = recipe.labels == "hard"
-        # One at a time costs the fewest completions. Rounds stay large all the same: of many prefixes, from most of
-        # which few or no completions are right.
-        rounds, size = (recipe.completions, 1) if hard else (1, recipe.completions)
-        for _ in range(rounds):
+        for size in round_sizes(recipe.completions, early_stop=hard):
             open_prefixes = [item for item in prefixes if not (hard and item.successes)]
             drawn = [(item, item.attempts + copy) for item in open_prefixes for copy in range(size)]
             jobs = [
@@ -384,6 +381,20 @@ class Annotator:
 
     def _seed(self, *numbers: int) -> int:
         return job_seed(self.recipe.seed, *numbers)
+
+
+def round_sizes(completions: int, *, early_stop: bool) -> list[int]:
+    """How many completions of an open prefix are drawn at once, one round after the other.
+
+    As many as were drawn already (1, 1, 2, 4 for 8): half the rounds of drawing one at a time, for few completions
+    more, since what has failed for long goes on failing.
+    """
+    if not early_stop:
+        return [completions]
+    sizes = [1]
+    while (drawn := sum(sizes)) < completions:
+        sizes.append(min(drawn, completions - drawn))
+    return sizes
 
 
 def _before(stop: Sequence[str], text: str) -> str:
