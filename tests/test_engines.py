@@ -106,6 +106,13 @@ def test_seeds_alone_decide_and_nothing_else_is_moved():
     assert len({tuple(item.token_ids) for item in first}) > 100
 
 
+def test_dropout_is_off_while_sampling():
+    engine = make_engine(make_model(attention_dropout=0.5))
+    engine.model.train()
+    jobs = make_jobs(n=1, temperature=0.0) + make_jobs("12+3=", n=1, temperature=0.0)
+    assert all(sample(engine, jobs) == sample(engine, jobs) for _ in range(4))
+
+
 def test_a_model_is_loaded_by_name_with_its_tokenizer(model_path):
     engine = TransformersEngine(model_path, batch_size=500)
     assert sample(engine, make_jobs()) == sample(make_engine(), make_jobs())

@@ -172,6 +172,8 @@ def test_common_steps_are_completed_once_and_hard_labels_stop_early(labels):
             asked[engine.tokenizer.decode(begun)].append(item.ended and is_right(text))
     different = {(query, prefix) for query, text, _ in solutions for prefix in prefixes_of(text)}
     plain = sum(len(prefixes_of(text)) for _, text, _ in solutions)
+    seeds = [job.seed for jobs, _ in engine.calls for job in jobs]
+    assert len(set(seeds)) > 0.999 * len(seeds)  # 31 bits may meet by chance
     assert len(different) < plain
     sampled = sum(map(len, asked.values()))
     known = {}

@@ -120,8 +120,10 @@ def test_an_interrupted_folder_is_finished_with_equal_shards(tmp_path, engine):
     with pytest.raises(KeyboardInterrupt):
         folder.fill(engine, interrupting)
     assert folder.unfinished == [1, 2]
+    finished = folder.shard(0).stat().st_mtime_ns
     folder = AnnotationFolder(tmp_path / "interrupted", queries, RECIPE, {})
     folder.fill(engine, SumMatch())
+    assert folder.shard(0).stat().st_mtime_ns == finished
     assert shards(folder.path) == shards(whole.path)
     assert folder.counts() == whole.counts()
 
