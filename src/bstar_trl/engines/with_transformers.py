@@ -1,14 +1,9 @@
-"""Sampling without a trainer: a list of jobs in, samples out, with transformers or vLLM.
-
-The pieces that sampling from a policy under training needs too (padding, a temperature of each row's own, where a
-response ends) live here, and `generation.py` builds on them.
-"""
+"""Sampling with `model.generate`: what an engine and the policy under training have in common, and the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,52 +16,11 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from trl.data_utils import is_conversational
 
-from .errors import ConfigurationError, MissingDependencyError
+from ..errors import ConfigurationError
+from .jobs import PLAIN, Job, Sampled, as_list, checked_tokenizer, mixed
 
 GREEDY = {"top_p": 1.0, "top_k": 50}  # transformers' defaults: it warns of any other beside a greedy search
-# Whatever the model's own generation config says: the policy's distribution at a temperature, and nothing else.
-PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One sample to draw.
-
-    Args:
-        prompt_ids (`Sequence[int]`): what it continues: the prompt's tokens, and those of a response begun already.
-        temperature (`float`): 0 means greedy.
-        seed (`int`): below 2^63.
-        max_new_tokens (`int`, *optional*): its length at most, EOS included; None: what its engine was made with.
-    """
-
-    prompt_ids: Sequence[int]
-    temperature: float
-    seed: int
-    max_new_tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """What an engine returns for a job: `ended` where EOS or a stop string ended it (EOS then stands last)."""
-
-    token_ids: list[int]
-    ended: bool
-
-
-class Engine(Protocol):
-    """Runs jobs chunk by chunk; yields the positions of a chunk's jobs and what was sampled for them."""
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]: ...
-
-
-class TextEngine(Engine, Protocol):
-    """An engine that stands by itself: it knows its tokenizer, and its stop strings."""
-
-    tokenizer: Any
-    stop: tuple[str, ...]
-    max_length: int | None  # tokens of prompt and response together, None where the model declares no limit
 
 
 class TransformersEngine:
@@ -123,73 +77,6 @@ class TransformersEngine:
                 yield from self._sampler.run(self.model, jobs, self.batch_size)
         finally:
             self.model.train(was_training)
-
-
-class VLLMEngine:
-    """vLLM in this process. Prompts that begin alike share their prefill (automatic prefix caching).
-
-    Args:
-        model (`str`): an id or a folder.
-        stop (`Sequence[str]`): strings that end a response, beside EOS.
-        batch_size (`int`): jobs handed over at once; vLLM decides itself how many of them run together.
-        max_new_tokens (`int`): length of a sample at most, where its job does not say.
-        **llm_kwargs: passed on to `vllm.LLM`: `max_model_len`, `gpu_memory_utilization`, `tensor_parallel_size`, ...
-
-    Raises:
-        MissingDependencyError: vLLM is not installed.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        stop: Sequence[str] = (),
-        batch_size: int = 4096,
-        max_new_tokens: int = 1024,
-        **llm_kwargs: Any,
-    ):
-        try:
-            from vllm import LLM
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"the vLLM engine needs vLLM, which cannot be imported ({error}): pip install 'bstar-trl[vllm]'"
-            ) from error
-        self._llm = LLM(model=model, **{"enable_prefix_caching": True, **llm_kwargs})
-        self.tokenizer = checked_tokenizer(self._llm.get_tokenizer())
-        self.stop = tuple(stop)
-        self.batch_size = batch_size
-        self.max_new_tokens = max_new_tokens
-        self.max_length: int | None = self._llm.llm_engine.model_config.max_model_len
-        declared = self._llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
-        self._eos_token_ids = [self.tokenizer.eos_token_id, *as_list(declared)]
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
-        """Samples, `batch_size` jobs at a time."""
-        from vllm import SamplingParams
-
-        fixed: dict[str, Any] = PLAIN | ({"stop": list(self.stop)} if self.stop else {})
-        for start in range(0, len(jobs), self.batch_size):
-            chunk = jobs[start : start + self.batch_size]
-            outputs = self._llm.generate(
-                [{"prompt_token_ids": list(job.prompt_ids)} for job in chunk],
-                sampling_params=[
-                    SamplingParams(
-                        temperature=job.temperature,
-                        seed=job.seed,
-                        max_tokens=job.max_new_tokens or self.max_new_tokens,
-                        **fixed,
-                    )
-                    for job in chunk
-                ],
-                use_tqdm=False,
-            )
-            yield (
-                list(range(start, start + len(chunk))),
-                [
-                    vllm_sample(item.outputs[0].token_ids, item.outputs[0].finish_reason, self._eos_token_ids)
-                    for item in outputs
-                ],
-            )
 
 
 class ModelSampler:
@@ -303,55 +190,7 @@ class RowLength(StoppingCriteria):
         return input_ids.shape[1] >= self.lengths_R
 
 
-def vllm_sample(token_ids: Sequence[int], finish_reason: str | None, eos_token_ids: Sequence[int]) -> Sampled:
-    """What vLLM returned for a job; EOS is appended where a stop string, or a stop token that is none, ended it."""
-    tokens, ended = list(token_ids), finish_reason == "stop"
-    if ended and (not tokens or tokens[-1] not in eos_token_ids):
-        tokens.append(eos_token_ids[0])
-    return Sampled(tokens, ended)
-
-
-def prompt_ids(tokenizer: Any, prompts: Sequence[Any], **template_kwargs: Any) -> list[list[int]]:
-    """Token ids of prompts: texts as they stand, messages through the chat template."""
-    if not prompts:
-        return []
-    if is_conversational({"prompt": prompts[0]}):
-        return [
-            tokenizer.apply_chat_template(
-                list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, **template_kwargs
-            )["input_ids"]
-            for prompt in prompts
-        ]
-    return list(tokenizer(text=list(prompts))["input_ids"])
-
-
-def checked_tokenizer(tokenizer: Any) -> Any:
-    """The tokenizer, which has an EOS token.
-
-    Raises:
-        ConfigurationError: it has none.
-    """
-    if tokenizer.eos_token_id is None:
-        raise ConfigurationError("the tokenizer needs an EOS token: without one no response can end by itself")
-    return tokenizer
-
-
 def eos_token_ids(tokenizer: Any, model: Any) -> list[int]:
     """Every token that ends a response: the tokenizer's EOS, first, and whatever else the model declares."""
     declared = as_list(model.generation_config.eos_token_id)
     return [tokenizer.eos_token_id, *(token for token in declared if token != tokenizer.eos_token_id)]
-
-
-def as_list(token_ids: int | Sequence[int] | None) -> list[int]:
-    """What transformers' configs hold for one token, several or none, as a list."""
-    return [] if token_ids is None else [token_ids] if isinstance(token_ids, int) else list(token_ids)
-
-
-def mixed(numbers: Iterable[int]) -> int:
-    """One number of 32 bits that depends on all of these."""
-    return int(np.random.SeedSequence(list(numbers)).generate_state(1)[0])
-
-
-def job_seed(*numbers: int) -> int:
-    """The seed of a job from what tells it from others."""
-    return mixed(numbers) >> 1  # vLLM takes 63 bits, its HTTP server 32
