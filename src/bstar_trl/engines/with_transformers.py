@@ -13,8 +13,6 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
 )
 
 from ..errors import ConfigurationError
@@ -122,13 +120,9 @@ class ModelSampler:
         limits: list[int] = [job.max_new_tokens or self.kwargs["max_new_tokens"] for job in jobs]
         ours["max_new_tokens"] = max(limits)
         config = GenerationConfig(**(self.kwargs | ours), disable_compile=True)
-        num_beams = config.num_beams or 1
         processors = LogitsProcessorList()
         if not greedy:
-            processors.append(RowTemperature([job.temperature for job in jobs], num_beams, device))
-        criteria = StoppingCriteriaList()
-        if min(limits) < max(limits):
-            criteria.append(RowLength([width + limit for limit in limits], num_beams, device))
+            processors.append(RowTemperature([job.temperature for job in jobs], config.num_beams or 1, device))
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(mixed([job.seed for job in jobs]))
             output = model.generate(
@@ -136,16 +130,14 @@ class ModelSampler:
                 attention_mask=attention_mask.to(device),
                 generation_config=config,
                 logits_processor=processors,
-                stopping_criteria=criteria,
                 **({"tokenizer": self.tokenizer} if self.stop_strings else {}),
             )
         return self._cut(output[:, width:].cpu().numpy(), np.array(limits))
 
     def _cut(self, token_ids_BT: np.ndarray, limits_B: np.ndarray) -> list[Sampled]:
-        """Each row up to its end; what follows is padding."""
+        """Each row up to its end, or its own limit; what follows is padding, or nobody's."""
         is_eos_BT = np.isin(token_ids_BT, self.eos_token_ids)
         ends_B = np.where(is_eos_BT.any(axis=1), is_eos_BT.argmax(axis=1) + 1, token_ids_BT.shape[1] + 1)
-        # What stands behind a row's own limit is padding, which may be EOS.
         has_eos_B = ends_B <= np.minimum(limits_B, token_ids_BT.shape[1])
         ends_B = np.minimum(ends_B, limits_B)
         rows = [row[:end].tolist() for row, end in zip(token_ids_BT, ends_B, strict=True)]
@@ -178,16 +170,6 @@ class RowTemperature(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         return scores / self.temperatures_R1.to(scores.dtype)
-
-
-class RowLength(StoppingCriteria):
-    """Ends each row at its own length, prompt and padding included."""
-
-    def __init__(self, lengths_B: Sequence[int], num_beams: int, device: torch.device):
-        self.lengths_R = torch.tensor(lengths_B, device=device).repeat_interleave(num_beams)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        return input_ids.shape[1] >= self.lengths_R
 
 
 def eos_token_ids(tokenizer: Any, model: Any) -> list[int]:
