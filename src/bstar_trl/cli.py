@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import warnings
@@ -124,8 +125,14 @@ def _add_annotate(commands: Any) -> None:
     add("--engine", choices=("transformers", "vllm"), default="transformers", help="what samples")
     add("--batch-size", type=_positive, default=128, metavar="N", help="samples drawn at once (transformers)")
     add("--group-size", type=_positive, default=16, metavar="N", help="queries annotated together: a shard")
-    add("--gpu-memory-utilization", type=float, default=0.9, metavar="SHARE", help="of a GPU's memory (vllm)")
-    add("--max-model-len", type=_positive, metavar="N", help="context that vLLM makes room for, if not the model's")
+    add(
+        "--vllm-option",
+        action="append",
+        type=_option,
+        default=[],
+        metavar="NAME=VALUE",
+        help="passed on to vllm.LLM, like max_model_len=4096; may be given several times",
+    )
     add("--seed", type=_seed, default=0, help="seed of all sampling")
     annotate.set_defaults(run=_annotate)
 
@@ -133,6 +140,17 @@ def _add_annotate(commands: Any) -> None:
 def _unescaped(text: str) -> str:
     r"""`\n` and `\t` as typed in a shell."""
     return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """`name=value`, the value as JSON where it is that, else as text."""
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals:
+        raise argparse.ArgumentTypeError(f"must be like max_model_len=4096, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def _positive(text: str) -> int:
@@ -241,9 +259,10 @@ def _load_engine(parsed: argparse.Namespace, model: str) -> Any:
 
     if parsed.engine == "transformers":
         return TransformersEngine(model, batch_size=parsed.batch_size, stop=parsed.stop)
-    share = parsed.gpu_memory_utilization / (2 if parsed.completer else 1)
-    context = {} if parsed.max_model_len is None else {"max_model_len": parsed.max_model_len}
-    return VLLMEngine(model, stop=parsed.stop, gpu_memory_utilization=share, **context)
+    options = dict(parsed.vllm_option)
+    if parsed.completer:
+        options.setdefault("gpu_memory_utilization", 0.45)  # two models share the GPU
+    return VLLMEngine(model, stop=parsed.stop, **options)
 
 
 def _sandbox_check(parsed: argparse.Namespace) -> int:

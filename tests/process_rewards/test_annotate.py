@@ -225,7 +225,10 @@ def test_counts_add_up():
     assert counts.naive == 5 * len(labels)
     assert counts.naive_open == 5 * (len(labels) - sum(row["ended"] for row in first.rows + second.rows))
     assert counts.completions == sum(len(jobs) for jobs, _ in (engine.calls[1], engine.calls[3]))
-    assert first.rows != second.rows  # other places, other seeds
+    # Other places, other seeds, of solutions and of completions.
+    assert [row["completions"] for row in first.rows] != [row["completions"] for row in second.rows]
+    seeds = [job.seed for jobs, _ in engine.calls for job in jobs]
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_the_same_again_and_other_seeds():

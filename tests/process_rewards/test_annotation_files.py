@@ -252,6 +252,7 @@ def test_verifiers_have_short_names_or_are_imported(tmp_path, monkeypatch):
     [
         ({"temperature": 0}, 1, "temperature must be greater than 0 and finite, got 0.0"),
         ({"solutions": 0}, 2, "must be a whole number of at least 1, got 0"),
+        ({"vllm_option": "4096"}, 2, "must be like max_model_len=4096, got '4096'"),
         ({"labels": "both"}, 2, "invalid choice: 'both'"),
         ({"dataset": "missing.jsonl"}, 1, "there is no file missing.jsonl"),
         ({"verifier": "sum"}, 1, "module:attribute; got 'sum'"),
