@@ -135,7 +135,7 @@ def test_close_waits_for_nobody_and_still_leaves_nothing(pool):
 
 def test_a_closed_worker_is_not_used_again(pool):
     pool.compare([("x", "y")])
-    with pool._borrowed() as busy:
+    with pool._pool.lend() as busy:
         pool.close()
     assert not busy.usable()
     assert children() == set()
@@ -250,7 +250,7 @@ from bstar_trl.rewards import AnswerMatch
 print("main runs", flush=True)
 reward = AnswerMatch(workers=1, time_limit={limit})
 print(reward([""], [r"\\boxed{{1+x}}"], answer=["x+1"]), "torch" in sys.modules)
-(worker,) = reward._comparer.pool._alive
+(worker,) = reward._comparer.pool._pool._alive
 print(worker._process.pid, "torch" in open(f"/proc/{{worker._process.pid}}/maps").read(), flush=True)
 if {wait}:
     reward([""], ["#### 9^{{9^{{9^{{9}}}}}}"], answer=["5"])

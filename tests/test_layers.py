@@ -19,7 +19,7 @@ PACKAGE = "bstar_trl"
 # A room is a module or a subpackage of `bstar_trl`. A new one takes its place here.
 LEVELS = [
     {"errors", "records"},
-    {"balance", "selection", "metrics", "answers", "sandbox"},
+    {"balance", "selection", "metrics", "answers", "sandbox", "pool"},
     {
         "rewards",
         "search",

@@ -157,6 +157,10 @@ def test_standard_input_and_output():
     double = "import sys\nfor line in sys.stdin:\n    print(int(line) * 2)\n"
     assert pool.run(Check(double, cases=(("1\n2\n", "2\n4\n"), ("", ""), ("5", "10")))).passed
     assert pool.run(Check(double, cases=(("1\n", "3\n"),))).reason == "wrong answer"
+    for read in ("open(0)", "open('/dev/stdin')", "pathlib.Path('/dev/stdin').open()"):
+        assert pool.run(Check(f"import pathlib\nprint({read}.read())", cases=(("5\n", "5\n"),))).passed
+    written = "with open('/dev/stdin') as f, open('/dev/stdout', 'w') as o:\n    o.write(f.readline())"
+    assert pool.run(Check(written, cases=(("5\n6\n", "5\n"),))).passed
     assert pool.run(Check("print(2", cases=(("", "2"),))).reason == "syntax"
     assert pool.run(Check("import os\nos._exit(0)", cases=(("", "2"),))).reason == "wrong answer"
     assert pool.run(Check("while True: pass", cases=(("", "2"),)), Limits(1.0)).reason == "timeout"
@@ -217,7 +221,9 @@ def test_closing_leaves_nothing():
     pool = LocalSandbox(2)
     for _ in range(3):
         assert pool.run(Check(ADD, ("assert add(1, 2) == 3",))).passed
-    sandboxes = [process for item in pool._alive for process in [item._process.pid, *inside_of(item._process.pid)]]
+    sandboxes = [
+        process for item in pool._pool._alive for process in [item._process.pid, *inside_of(item._process.pid)]
+    ]
     assert len(sandboxes) == 2  # a guard and its warm parent: the children are gone already
     pool.close()
     assert gone(sandboxes, 3)
@@ -230,7 +236,7 @@ def test_a_killed_sandbox_is_replaced():
     pool = LocalSandbox(1)
     check = Check(ADD, ("assert add(1, 2) == 3",))
     assert pool.run(check).passed
-    for process in inside_of(next(iter(pool._alive))._process.pid):
+    for process in inside_of(next(iter(pool._pool._alive))._process.pid):
         os.kill(process, signal.SIGKILL)
     assert pool.run(check).passed
     pool.close()
@@ -342,3 +348,45 @@ def test_a_script_ends_as_scripts_do():
 )
 def test_output_is_compared_by_line(found, expected, equal):
     assert same_output(found, expected) is equal
+
+
+SENDS_RAW = """
+import json, os, struct, sys
+def f(*arguments):
+    frame = sys._getframe()
+    while 'message' not in frame.f_locals: frame = frame.f_back
+    reply = json.loads(REPLY) | {'nonce': frame.f_locals['message']['nonce']}
+    data = json.dumps(reply).encode()
+    os.write(4, struct.pack('>I', len(data)) + data)
+    os._exit(0)
+"""
+ERROR = ["E", 0, ["g", "ValueError"], ["l"], {}, "text"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *({"value": value} for value in ([], [1], {}, ["h"], ["h", "0", "object", None], ["h", 7, "object", "str"])),
+        *({"value": value} for value in (["k", 9], ["k", "x"], ["z", 0], ["m", "os", "system", []], ["m", 1, 2, 3])),
+        *({"value": value} for value in (["u", 1, 2], ["u", ["h", 0, "object", None], None], ["u", ["k", 0], 5])),
+        *({"value": value} for value in (["h", 0, "exception", "E", []], ["h", 0, "exception", 5, [["g", "int"]]])),
+        *({"value": value} for value in (["g", "__import__"], ["g", 5], ["K", 1], ["D"], ["D", 5, 1], ["I", [1]])),
+        *({"value": value} for value in (["E"], ["E", "x", 1, 1, 1, 1], [*ERROR[:4], 5, ""], ["R", 1, 2, 3])),
+        *({"error": error} for error in (None, [], ["exception"], ["exception", None], ["passed", ERROR])),
+        *(
+            {"error": ["exception", error]}
+            for error in (["z", 5], ["z", None], [*ERROR[:5], 7], [*ERROR[:3], 1, {}, ""])
+        ),
+        *(
+            {"error": ["exception", ["E", 0, kind, ["l"], {}, ""]]}
+            for kind in (["g", "int"], ["m", "sys", "exit", []])
+        ),
+        *({"arguments": content} for content in (5, [5], [[0, 5]], [[7, ["l"]]], [[0, ["i", "zz"]]])),
+    ],
+    ids=lambda reply: str(reply)[:60],
+)
+def test_a_malformed_reply_decides_the_check(reply):
+    # Tests that catch everything do not hide it, and nothing but the verdict comes of it.
+    tests = ["try:\n    x = f([1])\nexcept BaseException:\n    pass"]
+    verdict = run_tests(SENDS_RAW.replace("REPLY", repr(json.dumps(reply))), tests)
+    assert verdict.reason == "forbidden", verdict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from adversaries import EVERYTHING
 import bstar_trl
 from bstar_trl.sandbox import LocalSandbox
 from bstar_trl.sandbox.probe import missing_layers
+from bstar_trl.sandbox.seccomp import MACHINES, ONLY_OWN
 
 HERE = Path(__file__).parent
 PACKAGE = Path(bstar_trl.__file__).parent
@@ -44,7 +46,7 @@ def folder():
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         shutil.copytree(PACKAGE / "sandbox", f"{name}/bstar_trl/sandbox")
-        for file in ("__init__.py", "errors.py"):
+        for file in ("__init__.py", "errors.py", "pool.py"):
             shutil.copy(PACKAGE / file, f"{name}/bstar_trl/{file}")
         for file in ("adversaries.py", "programs.txt", "run_suite.py", "without.py"):
             shutil.copy(HERE / file, name)
@@ -129,7 +131,11 @@ def test_a_lesser_machine_is_named_and_still_not_fooled(folder, without, missing
 
 
 PRIORITIES = """
-import os, resource, time
+import ctypes, os, resource, time
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *arguments):
+    if libc.syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), 'refused')
 def f(target):
     other = os.fork() if target == 'other' else 0
     if target == 'other' and not other:
@@ -141,6 +147,9 @@ def f(target):
         lambda: os.setpriority(os.PRIO_PROCESS, other, 5),
         lambda: os.sched_setscheduler(other, os.SCHED_BATCH, os.sched_param(0)),
         lambda: os.sched_setaffinity(other, os.sched_getaffinity(0)),
+        lambda: os.sched_setparam(other, os.sched_param(0)),
+        lambda: call(SETATTR, other, (ctypes.c_uint32 * 12)(48, os.SCHED_BATCH, 0, 0, 5), 0),
+        lambda: call(IOPRIO, 1, other, (2 << 13) + 7),
     ):
         try: act(); done.append(1)
         except PermissionError: done.append(0)
@@ -152,8 +161,10 @@ def f(target):
 
 @complete
 def test_processes_that_are_seen_keep_their_limits_and_priorities(folder):
-    tests = ["assert f('other') == [0, 0, 0, 0, 0]", "assert f('own') == [1, 1, 1, 1, 0]"]
-    code = f"from bstar_trl.sandbox import run_tests; print(run_tests({PRIORITIES!r}, {tests!r}))"
+    tests = ["assert f('other') == [0] * 8", "assert f('own') == [1] * 7 + [0]"]
+    numbers = {name: ONLY_OWN[name][MACHINES[platform.machine()][0]] for name in ("sched_setattr", "ioprio_set")}
+    program = f"SETATTR, IOPRIO = {numbers['sched_setattr']}, {numbers['ioprio_set']}" + PRIORITIES
+    code = f"from bstar_trl.sandbox import run_tests; print(run_tests({program!r}, {tests!r}))"
     command = [sys.executable, "-B", "without.py", "namespaces", sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, cwd=folder, env={"PYTHONPATH": folder}, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("Verdict(passed=True"), done.stdout + done.stderr

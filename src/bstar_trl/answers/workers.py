@@ -13,17 +13,16 @@ import os
 import select
 import subprocess
 import sys
-import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ConfigurationError, RewardError
+from ..pool import ProcessPool
 
 START_LIMIT = 120.0  # seconds to import math-verify, on a slow file system
 ORPHAN_MARGIN = 5  # seconds after which a worker ends its own comparison, if nobody else has
@@ -54,7 +53,7 @@ class WorkerPool:
         self.time_limit = time_limit
         self.memory_limit = memory_limit
         self.workers = workers or max(1, min(4, len(os.sched_getaffinity(0)) // 2))
-        self._prepare()
+        self._pool = ProcessPool(partial(_start, time_limit, memory_limit), self.workers)
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
         """The outcome for each pair of gold and answer, in order; they are shared out among the workers.
@@ -62,8 +61,7 @@ class WorkerPool:
         Raises:
             RewardError: a worker cannot be started.
         """
-        if self._owner != os.getpid():
-            self._disown()
+        self._pool.claim()  # before several threads do
         outcomes: list[Outcome] = ["different"] * len(pairs)
         waiting = deque(range(len(pairs)))
 
@@ -89,69 +87,18 @@ class WorkerPool:
 
     def close(self) -> None:
         """End the workers; those in the middle of a comparison for another thread end with it."""
-        if self._owner != os.getpid():
-            self._disown()
-        with self._lock:
-            idle = self._idle.copy()
-            self._idle.clear()
-            self._generation += 1
-        for worker in idle:
-            self._end(worker)
-
-    def _prepare(self) -> None:
-        self._owner = os.getpid()
-        self._lock = threading.Lock()
-        self._places = threading.BoundedSemaphore(self.workers)
-        self._idle: list[_Worker] = []
-        self._alive: set[_Worker] = set()
-        self._generation = 0
-        self._finalizer = weakref.finalize(self, _end_all, self._alive, self._owner)
-
-    def _disown(self) -> None:
-        """After a fork: the workers, and whoever held the locks, stayed with the parent."""
-        self._finalizer.detach()
-        for worker in self._alive:
-            worker.forget()
-        self._prepare()
+        self._pool.close()
 
     def _compare(self, pair: tuple[str, str]) -> Outcome:
         # A worker that dies is tried once more with a fresh one: someone else may have killed the first, and the idle
         # ones with it.
         for fresh in (False, True):
-            with self._borrowed(fresh) as worker:
+            with self._pool.lend(fresh=fresh) as worker:
+                worker.wait_until_ready()
                 outcome = worker.compare(pair, self.time_limit)
             if outcome != "crashed":
                 break
         return outcome
-
-    @contextmanager
-    def _borrowed(self, fresh: bool = False) -> Iterator[_Worker]:
-        with self._places:
-            with self._lock:
-                worker = self._idle.pop() if self._idle else None
-                generation = self._generation
-            if worker is not None and (fresh or not worker.usable()):
-                self._end(worker)
-                worker = None
-            if worker is None:
-                worker = _Worker(self.time_limit, self.memory_limit)
-                self._alive.add(worker)
-            try:
-                worker.wait_until_ready()
-                yield worker
-            except BaseException:  # a Ctrl-C too: a worker in the middle of something is not used again
-                self._end(worker)
-                raise
-            with self._lock:
-                keep = generation == self._generation and not worker.retired
-                if keep:
-                    self._idle.append(worker)
-            if not keep:
-                self._end(worker)
-
-    def _end(self, worker: _Worker) -> None:
-        worker.end()
-        self._alive.discard(worker)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WorkerPool, (self.time_limit, self.memory_limit, self.workers)
@@ -251,8 +198,7 @@ class _Worker:
         return reply
 
 
-def _end_all(alive: set[_Worker], owner: int) -> None:
-    if os.getpid() == owner:
-        for worker in list(alive):
-            worker.end()
-        alive.clear()
+def _start(time_limit: float, memory_limit: int, alive: set[_Worker]) -> _Worker:
+    worker = _Worker(time_limit, memory_limit)
+    alive.add(worker)
+    return worker

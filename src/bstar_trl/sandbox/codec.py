@@ -1,8 +1,9 @@
 """Plain values over a pipe, by exact type: what the program and the tests tell each other.
 
-A message is four bytes of length and a JSON text. Values of the plain types are written out; subclasses of them lose
-their behaviour (an `int` that equals everything becomes the number it is), and everything else crosses as a *handle*:
-a number that means something only to the side that made it. Nothing is pickled, imported or called here.
+A message is four bytes of length and a JSON text. Values of the plain types are written out, and everything else
+crosses as a *handle*: a number that means something only to the side that made it. What derives from a plain type
+crosses as both: its content, which is all that comparisons and operators see (an `int` that equals everything is the
+number it holds), and a handle for whatever else it has. Nothing is pickled, imported or called here.
 
 Containers that occur twice in one message are written once, so aliases and cycles survive.
 """
@@ -20,9 +21,10 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from .handles import FACE_TYPES, FACES, show_face
+
 MAX_MESSAGE = 64 << 20  # bytes
 SMALL = 1 << 53  # larger integers travel in hexadecimal: decimal digits are slow, and limited by the interpreter
-BUILTIN_TYPES = {value for value in vars(builtins).values() if isinstance(value, type)}
 TAGS: dict[type, str] = {
     list: "l",
     tuple: "t",
@@ -34,8 +36,9 @@ TAGS: dict[type, str] = {
     OrderedDict: "O",
     defaultdict: "D",
 }
-MAPPINGS: dict[str, Callable[[], Any]] = {"d": dict, "C": Counter, "O": OrderedDict, "D": lambda: defaultdict(None)}
+MAPPINGS: dict[str, Callable[[], Any]] = {"d": dict, "C": Counter, "O": OrderedDict, "D": defaultdict}
 SEQUENCES: dict[str, Callable[[], Any]] = {"l": list, "s": set, "q": deque}
+VIEWS: dict[type, str] = {type({}.keys()): "K", type({}.values()): "V", type({}.items()): "I"}
 MUTABLE = (list, dict, set, deque, bytearray, Counter, OrderedDict, defaultdict)
 
 
@@ -89,10 +92,12 @@ class Encoder:
 
     Args:
         handle: called for what is no plain value; returns the JSON that stands for it.
+        keeps_containers (`bool`): write subclasses of the mutable containers as handles; else as what they hold.
     """
 
-    def __init__(self, handle: Callable[[Any], list[Any]]):
+    def __init__(self, handle: Callable[[Any], list[Any]], *, keeps_containers: bool = False):
         self._handle = handle
+        self._keeps_containers = keeps_containers
         self._places: dict[int, int] = {}
         self.containers: list[Any] = []  # in the order of their numbers; keeps them alive, so ids stay theirs
 
@@ -114,7 +119,7 @@ class Encoder:
 
     def content(self, value: Any) -> Any:
         """A container's content, though the container itself is known to the other side."""
-        return self._content(_plain_type(value), value)
+        return self._content(plain_type(value), value)
 
     def _note(self, value: Any) -> None:
         self._places[id(value)] = len(self.containers)
@@ -129,9 +134,13 @@ class Encoder:
         place = self._places.get(id(value))
         if place is not None:
             return ["r", place]
-        plain = _plain_type(value)
-        if plain is None:
+        if kind in FACE_TYPES:
+            return self._handle(value.__behind__)
+        plain = plain_type(value)
+        if plain is None or (self._keeps_containers and plain is not kind and plain in MUTABLE):
             return self._handle(value)
+        if plain is not kind and plain in FACES:
+            return ["u", self._handle(value), self._content(plain, value)]
         if plain in TAGS or plain is bytearray:
             self._note(value)
         return self._content(plain, value)
@@ -142,8 +151,11 @@ class Encoder:
         if plain in (list, tuple, set, frozenset, deque):
             return [TAGS[plain], *[encode(item) for item in plain.__iter__(value)]]
         if plain in TAGS:  # the mappings
+            factory = [encode(value.default_factory)] if plain is defaultdict else []
             pairs = dict.items(value)
-            return [TAGS[plain], *[part for pair in pairs for part in (encode(pair[0]), encode(pair[1]))]]
+            return [TAGS[plain], *factory, *[part for pair in pairs for part in (encode(pair[0]), encode(pair[1]))]]
+        if plain in VIEWS:
+            return [VIEWS[plain], [encode(item) for item in value]]
         return _scalar(plain, value)
 
 
@@ -172,20 +184,25 @@ def _scalar(plain: Any, value: Any) -> Any:
         return [{date: "Y", time: "T", datetime: "S"}[plain], value.isoformat()]
     if plain is type(Ellipsis):
         return ["e"]
-    return ["g", value.__name__]  # a builtin type
+    return ["g", value.__name__]  # one of Python's own types
 
 
-EXACT = {bytes, bytearray, complex, range, Decimal, Fraction, timedelta, date, time, datetime, type(Ellipsis), *TAGS}
-BASES = (str, int, float, list, tuple, dict, set, frozenset)
+EXACT = {bytes, bytearray, complex, range, Decimal, Fraction, timedelta, date, time, datetime, type(Ellipsis)}
+EXACT |= {*TAGS, *VIEWS}
+TYPES = {
+    kind.__name__: kind for kind in [*vars(builtins).values(), *TAGS, Decimal, Fraction] if isinstance(kind, type)
+}
+TYPES |= {kind.__name__: kind for kind in (date, time, datetime, timedelta)}
+BASES = (str, int, float, list, tuple, dict, set, frozenset, deque)
 
 
-def _plain_type(value: Any) -> type | None:
+def plain_type(value: Any) -> type | None:
     """The plain type a value is written as; `None` where it is no plain value."""
     kind = type(value)
     if kind in EXACT:
         return kind
     if kind is type:
-        return type if value in BUILTIN_TYPES else None
+        return type if TYPES.get(value.__name__) is value else None
     for base in BASES:
         if issubclass(kind, base):
             return base
@@ -237,7 +254,9 @@ class Decoder:
         if item[0] == "B":
             return bytearray.fromhex(item[1])
         if item[0] in MAPPINGS:
-            return dict(self._pairs(item))
+            return dict(self._pairs(item[1:] if item[0] == "D" else item))
+        if item[0] not in SEQUENCES:
+            raise ProtocolError("no container's content")
         return [self._decode(part) for part in item[1:]]
 
     def _pairs(self, item: list[Any]) -> Iterator[tuple[Any, Any]]:
@@ -269,16 +288,32 @@ class Decoder:
         if tag == "B":
             self.containers.append(bytearray.fromhex(item[1]))
             return self.containers[-1]
+        if tag == "u":
+            return self._faced(*item[1:])
+        if tag in VIEWS.values():
+            return self._view(tag, [self._decode(part) for part in item[1]])
         if tag == "g":
-            found = getattr(builtins, item[1])
-            if not isinstance(found, type):
-                raise ProtocolError("no value: not a type")
-            return self._types.get(found, found)
+            return self._types.get(TYPES[item[1]], TYPES[item[1]])
         return self._handle(item)
+
+    def _faced(self, behind: list[Any], content: Any) -> Any:
+        if isinstance(content, list) and content[0] in ("t", "f"):
+            held: Any = {"t": tuple, "f": frozenset}[content[0]](self._decode(part) for part in content[1:])
+        else:
+            held = self._decode(content)
+        return show_face(held, self._handle(behind))
+
+    def _view(self, tag: str, items: list[Any]) -> Any:
+        if tag == "K":
+            return dict.fromkeys(items).keys()
+        return dict(items).items() if tag == "I" else dict(enumerate(items)).values()
 
     def _container(self, tag: str, item: list[Any]) -> Any:
         fresh: Any = (MAPPINGS.get(tag) or SEQUENCES[tag])()
         self.containers.append(fresh)
+        if tag == "D":
+            fresh.default_factory = self._decode(item[1])
+            item = item[1:]
         if tag in MAPPINGS:
             for key, value in self._pairs(item):
                 fresh[key] = value

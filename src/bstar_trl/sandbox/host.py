@@ -17,13 +17,13 @@ import sys
 import threading
 import time
 import warnings
-import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import SandboxError
+from ..pool import ProcessPool
 from . import workdir
 from .isolation import LEVELS
 from .talk import Talk
@@ -59,8 +59,8 @@ class LocalSandbox:
             whole_number("workers", workers, 1, MOST_WORKERS)
         self.workers = workers or len(os.sched_getaffinity(0))
         self.strict = strict
-        self._kept = max(KEPT_WARM, len(os.sched_getaffinity(0)))
-        self._prepare()
+        kept = max(KEPT_WARM, len(os.sched_getaffinity(0)))
+        self._pool = ProcessPool(partial(_start, strict), self.workers, kept)
 
     def run(self, check: Check, limits: Limits | None = None) -> Verdict:
         """Run one check.
@@ -69,8 +69,6 @@ class LocalSandbox:
             SandboxError: no sandbox can be started, or (with `strict`) a layer of the isolation is missing.
         """
         limits = limits or Limits()
-        if self._owner != os.getpid():
-            self._disown()
         started = time.monotonic()
         if not check.cases:
             return self._run(check, None, limits)
@@ -91,72 +89,25 @@ class LocalSandbox:
         Raises:
             SandboxError: no sandbox can be started.
         """
-        with self._borrowed() as sandbox:
+        with self._pool.lend() as sandbox:
             return sandbox.missing
 
     def close(self) -> None:
         """End the sandboxes; those in the middle of a check for another thread end with it."""
-        if self._owner != os.getpid():
-            self._disown()
-        with self._lock:
-            idle = self._idle.copy()
-            self._idle.clear()
-            self._generation += 1
-        for sandbox in idle:
-            self._end(sandbox)
-
-    def _prepare(self) -> None:
-        self._owner = os.getpid()
-        self._lock = threading.Lock()
-        self._places = threading.BoundedSemaphore(self.workers)
-        self._idle: list[_Sandbox] = []
-        self._alive: set[_Sandbox] = set()
-        self._generation = 0
-        self._finalizer = weakref.finalize(self, _end_all, self._alive, self._owner)
-
-    def _disown(self) -> None:
-        """After a fork: the sandboxes, and whoever held the locks, stayed with the parent."""
-        self._finalizer.detach()
-        for sandbox in self._alive:
-            sandbox.forget()
-        self._prepare()
+        self._pool.close()
 
     def _run(self, check: Check, case: tuple[str, str] | None, limits: Limits) -> Verdict:
         # A sandbox that breaks is tried again with a fresh one: something else may have killed it. Should the second
         # break too, a check of our own tells a program that can do that from a machine that does not work.
         for _ in range(2):
-            with self._borrowed() as sandbox:
+            with self._pool.lend() as sandbox:
                 verdict = sandbox.check(check, case, limits)
             if verdict is not None:
                 return verdict
-        with self._borrowed() as sandbox:
+        with self._pool.lend() as sandbox:
             if sandbox.check(Check("", ("assert True",)), None, Limits()) is not None:
                 return Verdict(False, "no answer", "the sandbox ended with the program, twice")
         raise SandboxError("sandboxes end during every check, even one that does nothing; is memory short?")
-
-    @contextmanager
-    def _borrowed(self) -> Iterator[_Sandbox]:
-        with self._places:
-            with self._lock:
-                sandbox = self._idle.pop() if self._idle else None
-                generation = self._generation
-            if sandbox is None:
-                sandbox = _start(self.strict, self._alive)
-            try:
-                yield sandbox
-            except BaseException:  # a Ctrl-C too: a sandbox in the middle of a check is not used again
-                self._end(sandbox)
-                raise
-            with self._lock:
-                keep = generation == self._generation and not sandbox.retired and len(self._idle) < self._kept
-                if keep:
-                    self._idle.append(sandbox)
-            if not keep:
-                self._end(sandbox)
-
-    def _end(self, sandbox: _Sandbox) -> None:
-        sandbox.end()
-        self._alive.discard(sandbox)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (self.workers, self.strict)
@@ -349,13 +300,6 @@ def _complain(missing: Sequence[str], strict: bool, sandbox: _Sandbox, alive: se
     if text not in _warned:
         _warned.add(text)
         warnings.warn(f"{text}. `bstar-trl sandbox-check` shows what is left", stacklevel=2)
-
-
-def _end_all(alive: set[_Sandbox], owner: int) -> None:
-    if os.getpid() == owner:
-        for sandbox in list(alive):
-            sandbox.end()
-        alive.clear()
 
 
 _default: LocalSandbox | None = None

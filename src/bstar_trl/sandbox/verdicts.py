@@ -70,7 +70,7 @@ class Limits:
 
     timeout: float = 5.0
     memory_mb: int = 512
-    processes: int = 80
+    processes: int = 128
     disk_mb: int = 64
 
     def __post_init__(self) -> None:
