@@ -202,6 +202,12 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["mine.parquet"]
 
 
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(ConfigurationError, match="taken cannot be made"):
+        AnnotationFolder(tmp_path / "taken", make_dataset(3, (5,)), RECIPE, {})
+
+
 def test_a_prompt_that_does_not_fit_is_told_before_anything_is_sampled(tmp_path):
     engine = TransformersEngine(make_model(), make_tokenizer())
     queries = Dataset.from_dict({"prompt": ["1"] * 6 + ["1" * 250], "answer": ["1"] * 7})

@@ -43,7 +43,8 @@ class AnnotationFolder:
             continued with equal ones alone.
 
     Raises:
-        ConfigurationError: the folder holds annotations made with other settings, or other files of this kind.
+        ConfigurationError: the folder cannot be made, or holds annotations made with other settings, or other
+            parquet files.
     """
 
     def __init__(self, output_dir: str | Path, dataset: Dataset, recipe: Recipe, settings: Mapping[str, Any]):
@@ -57,7 +58,10 @@ class AnnotationFolder:
             "queries": len(dataset),
             "queries_digest": _digest(dataset),
         }
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"output_dir {self.path} cannot be made: {error}") from error
         file = self.path / MANIFEST
         found = sorted(self.path.glob("*.parquet"))
         if found and not file.exists():
