@@ -17,6 +17,10 @@ class UnsupportedOptionError(ConfigurationError):
     """A TRL option that B-STaR refuses (see the table of options in the documentation)."""
 
 
+class MissingDependencyError(BStarError, ImportError):
+    """An optional package that was asked for is not installed; the message says how to install it."""
+
+
 class DatasetError(BStarError, ValueError):
     """The dataset lacks what the run needs: a column, a row."""
 

@@ -8,53 +8,36 @@ drops finish reasons, takes one temperature a call, and mixes probes into its me
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object, is_peft_model
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, ProcessorMixin
+from transformers import ProcessorMixin
 from transformers.integrations import is_deepspeed_zero3_enabled
-from trl.data_utils import is_conversational
 from trl.models.utils import unwrap_model_for_generation
 
-from .errors import ConfigurationError, DatasetError, UnsupportedOptionError
+from .engines import (
+    Engine,
+    Job,
+    ModelSampler,
+    Sampled,
+    checked_tokenizer,
+    eos_token_ids,
+    job_seed,
+    prompt_ids,
+    vllm_sample,
+)
+from .errors import DatasetError, UnsupportedOptionError
 from .records import Completion, FinishReason, Request
 
 if TYPE_CHECKING:
     from .trainer import BSTaRTrainer
 
 VLLM_CHUNKS_PER_CALL = 8  # how far generation runs ahead of scoring: one call's tail costs little, scoring overlaps
-GREEDY = {"top_p": 1.0, "top_k": 50}  # transformers' defaults: it warns of any other beside a greedy search
 OURS = ("temperature", "do_sample", "n", "num_return_sequences", "seed", "logprobs")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One response to sample; temperature 0 means greedy."""
-
-    query_id: int
-    prompt_ids: Sequence[int]
-    temperature: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """What an engine returns for a job: `ended` where EOS or a stop string ended it (EOS then stands last)."""
-
-    token_ids: list[int]
-    ended: bool
-
-
-class Engine(Protocol):
-    """Runs jobs chunk by chunk; yields the positions of a chunk's jobs and what was sampled for them."""
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]: ...
 
 
 class PolicySampler:
@@ -63,11 +46,9 @@ class PolicySampler:
     def __init__(self, trainer: BSTaRTrainer):
         self.trainer = trainer
         processing_class: Any = trainer.processing_class
-        self.tokenizer: Any = (
+        self.tokenizer: Any = checked_tokenizer(
             processing_class.tokenizer if isinstance(processing_class, ProcessorMixin) else processing_class
         )
-        if self.tokenizer.eos_token_id is None:
-            raise ConfigurationError("the tokenizer needs an EOS token: without one no response can end by itself")
         sharded = trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()
         if sharded and trainer.accelerator.num_processes > 1 and not trainer.args.use_vllm:
             raise UnsupportedOptionError(
@@ -114,17 +95,8 @@ class PolicySampler:
 
     def prompt_ids(self, prompts: Sequence[Any]) -> list[list[int]]:
         """Token ids of prompts, text or messages, with the chat template's arguments."""
-        if not prompts:
-            return []
-        if is_conversational({"prompt": prompts[0]}):
-            template_kwargs: Any = self.trainer.args.chat_template_kwargs or {}
-            return [
-                self.tokenizer.apply_chat_template(
-                    list(prompt), add_generation_prompt=True, tokenize=True, return_dict=True, **template_kwargs
-                )["input_ids"]
-                for prompt in prompts
-            ]
-        return self.tokenizer(text=list(prompts))["input_ids"]
+        template_kwargs: Any = self.trainer.args.chat_template_kwargs or {}
+        return prompt_ids(self.tokenizer, prompts, **template_kwargs)
 
     def generate(self, requests: Sequence[Request], prompts: Mapping[int, Any]) -> Iterator[Completion]:
         """Sample every response of every request, as they come.
@@ -138,18 +110,22 @@ class PolicySampler:
             if not prompts[query_id]:
                 raise DatasetError(f"the prompt of query {query_id} is empty: got {prompts[query_id]!r}")
         tokens = dict(zip(query_ids, self.prompt_ids([prompts[query_id] for query_id in query_ids]), strict=True))
-        jobs = [
-            Job(query_id, tokens[query_id], request.temperature, _job_seed(request.seed, query_id, copy))
+        owners = [
+            (request, query_id, copy)
             for request in requests
             for query_id in request.query_ids
             for copy in range(request.n)
         ]
+        jobs = [
+            Job(tokens[query_id], request.temperature, job_seed(request.seed, query_id, copy))
+            for request, query_id, copy in owners
+        ]
         for positions, sampled in self.engine.run(jobs):
             texts = self.tokenizer.batch_decode([item.token_ids for item in sampled], skip_special_tokens=True)
             for position, item, text in zip(positions, sampled, texts, strict=True):
-                job = jobs[position]
+                job, query_id = jobs[position], owners[position][1]
                 reason: FinishReason = "stop" if item.ended else "length"
-                yield Completion(job.query_id, job.temperature, job.prompt_ids, item.token_ids, text, reason)
+                yield Completion(query_id, job.temperature, job.prompt_ids, item.token_ids, text, reason)
 
 
 def completion_log_probs(
@@ -194,23 +170,14 @@ class TransformersEngine:
 
     def __init__(self, trainer: BSTaRTrainer, tokenizer: Any):
         self.trainer = trainer
-        self.tokenizer = tokenizer
-        self.kwargs = {name: value for name, value in trainer.generation_kwargs.items() if value is not None}
-        self.kwargs |= {"num_return_sequences": 1}
-        self.eos_token_ids = _eos_token_ids(trainer, tokenizer) + _as_list(self.kwargs.get("eos_token_id"))
-        self.has_stop_strings = bool(self.kwargs.get("stop_strings"))
+        kwargs = {name: value for name, value in trainer.generation_kwargs.items() if value is not None}
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        self.sampler = ModelSampler(tokenizer, kwargs, eos_token_ids(tokenizer, policy))
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
-        chunk_size = self.trainer.args.chunk_size
         # A process without jobs takes part all the same: unwrapping a distributed model is a collective.
         with self._policy() as model:
-            for greedy in (False, True):
-                positions = [index for index, job in enumerate(jobs) if (job.temperature == 0) == greedy]
-                # Prompts of like length share a chunk; `sorted` is stable, so the order is the same every time.
-                positions = sorted(positions, key=lambda index: len(jobs[index].prompt_ids))
-                for start in range(0, len(positions), chunk_size):
-                    chunk = positions[start : start + chunk_size]
-                    yield chunk, self._generate(model, [jobs[index] for index in chunk], greedy)
+            yield from self.sampler.run(model, jobs, self.trainer.args.chunk_size)
 
     @contextmanager
     def _policy(self) -> Iterator[Any]:
@@ -218,7 +185,7 @@ class TransformersEngine:
         was_training = trainer.model.training  # type: ignore[union-attr]
         arguments: dict[str, Any] = {
             "gather_deepspeed3_params": trainer.args.ds3_gather_for_generation,
-            "generation_kwargs": self.kwargs,
+            "generation_kwargs": self.sampler.kwargs,
             "gradient_checkpointing_kwargs": trainer.args.gradient_checkpointing_kwargs,
         }
         known = inspect.signature(unwrap_model_for_generation).parameters
@@ -234,69 +201,6 @@ class TransformersEngine:
             finally:
                 model.train(was_training)
 
-    def _generate(self, model: Any, jobs: Sequence[Job], greedy: bool) -> list[Sampled]:
-        device = self.trainer.accelerator.device
-        width = max(len(job.prompt_ids) for job in jobs)
-        input_ids = torch.full((len(jobs), width), self.tokenizer.pad_token_id)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, job in enumerate(jobs):
-            input_ids[row, width - len(job.prompt_ids) :] = torch.tensor(job.prompt_ids)
-            attention_mask[row, width - len(job.prompt_ids) :] = 1
-        ours = {"do_sample": not greedy, "temperature": 1.0} | (GREEDY if greedy else {})
-        config = GenerationConfig(**(self.kwargs | ours), disable_compile=True)
-        processors = LogitsProcessorList()
-        if not greedy:
-            processors.append(RowTemperature([job.temperature for job in jobs], config.num_beams or 1, device))
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(_mixed([job.seed for job in jobs]))
-            output = model.generate(
-                input_ids=input_ids.to(device),
-                attention_mask=attention_mask.to(device),
-                generation_config=config,
-                logits_processor=processors,
-                **({"tokenizer": self.tokenizer} if self.has_stop_strings else {}),
-            )
-        return self._cut(output[:, width:].cpu().numpy())
-
-    def _cut(self, token_ids_BT: np.ndarray) -> list[Sampled]:
-        """Each row up to its end; what follows is padding."""
-        length = token_ids_BT.shape[1]
-        is_eos_BT = np.isin(token_ids_BT, self.eos_token_ids)
-        has_eos_B = is_eos_BT.any(axis=1)
-        ends_B = np.where(has_eos_B, is_eos_BT.argmax(axis=1) + 1, length)
-        rows = [row[:end].tolist() for row, end in zip(token_ids_BT, ends_B, strict=True)]
-        return [
-            Sampled(row, True) if has_eos else self._cut_at_stop_string(row)
-            for row, has_eos in zip(rows, np.asarray(has_eos_B).tolist(), strict=True)
-        ]
-
-    def _cut_at_stop_string(self, row: list[int]) -> Sampled:
-        """A row without EOS: cut off at the length limit, or ended by a stop string, after which it was padded."""
-        if not self.has_stop_strings:
-            return Sampled(row, False)
-        while row and row[-1] == self.tokenizer.pad_token_id:
-            row.pop()
-        stop_strings = self.kwargs["stop_strings"]
-        stop_strings = [stop_strings] if isinstance(stop_strings, str) else stop_strings
-        # The last token may hold more than the stop string's end, so look for it anywhere: any earlier one would
-        # have ended the row before.
-        if any(stop in self.tokenizer.decode(row) for stop in stop_strings):
-            return Sampled([*row, self.tokenizer.eos_token_id], True)
-        return Sampled(row, False)
-
-
-class RowTemperature(LogitsProcessor):
-    """Divides each row's logits by its own temperature, before top-k, top-p and min-p look at them.
-
-    Beam sampling holds the beams of a row side by side.
-    """
-
-    def __init__(self, temperatures_B: Sequence[float], num_beams: int, device: torch.device):
-        self.temperatures_R1 = torch.tensor(temperatures_B, device=device).repeat_interleave(num_beams)[:, None]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores / self.temperatures_R1.to(scores.dtype)
-
 
 class _VLLMEngine:
     """What the colocated engine and the server share: sampling parameters and how a response ended."""
@@ -305,7 +209,7 @@ class _VLLMEngine:
         self.trainer = trainer
         self.tokenizer = tokenizer
         self.vllm = trainer.vllm_generation
-        self.eos_token_ids = _eos_token_ids(trainer, tokenizer)
+        self.eos_token_ids = eos_token_ids(tokenizer, trainer.accelerator.unwrap_model(trainer.model))
         extra = {name: value for name, value in self.vllm.generation_kwargs.items() if name not in OURS}
         self.parameters = {
             "repetition_penalty": self.vllm.repetition_penalty,
@@ -316,11 +220,8 @@ class _VLLMEngine:
         } | extra
 
     def sampled(self, token_ids: Sequence[int], finish_reason: str | None) -> Sampled:
-        """EOS is appended where a stop string, or a stop token that is none, ended the response."""
-        tokens, ended = list(token_ids), finish_reason == "stop"
-        if ended and (not tokens or tokens[-1] not in self.eos_token_ids):
-            tokens.append(self.tokenizer.eos_token_id)
-        return Sampled(tokens, ended)
+        """What vLLM returned for a job."""
+        return vllm_sample(token_ids, finish_reason, self.eos_token_ids)
 
 
 class ColocatedEngine(_VLLMEngine):
@@ -398,21 +299,3 @@ class ServerEngine(_VLLMEngine):
             )
         choice = response.json()["choices"][0]
         return self.sampled(choice["token_ids"], choice["finish_reason"])
-
-
-def _eos_token_ids(trainer: BSTaRTrainer, tokenizer: Any) -> list[int]:
-    """Every token that ends a response: the tokenizer's EOS and whatever else the model declares."""
-    declared = _as_list(trainer.accelerator.unwrap_model(trainer.model).generation_config.eos_token_id)
-    return [tokenizer.eos_token_id, *(token for token in declared if token != tokenizer.eos_token_id)]
-
-
-def _as_list(token_ids: int | Sequence[int] | None) -> list[int]:
-    return [] if token_ids is None else [token_ids] if isinstance(token_ids, int) else list(token_ids)
-
-
-def _mixed(numbers: Iterable[int]) -> int:
-    return int(np.random.SeedSequence(list(numbers)).generate_state(1)[0])
-
-
-def _job_seed(seed: int, query_id: int, copy: int) -> int:
-    return _mixed((seed, query_id, copy)) >> 1  # vLLM takes 63 bits, its HTTP server 32

@@ -1,0 +1,166 @@
+"""Annotations on disk: a parquet shard for each group of queries, and a manifest of the settings that made them.
+
+A run that was killed goes on with the groups that have no shard yet. Seeds depend on a query's place alone, so the
+shards are the same as those of a run that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from ..engines import TextEngine
+from ..errors import ConfigurationError
+from .annotate import Annotated, Annotator, Counts, Recipe
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MANIFEST = "annotation.json"
+COUNTS = b"bstar_trl.counts"  # in a shard's metadata
+
+
+class AnnotationFolder:
+    """The shards of one annotation: `annotated-00000-of-00470.parquet` and so on, in the queries' order.
+
+    Read them with `load_dataset("parquet", data_files=f"{output_dir}/*.parquet")`.
+
+    Args:
+        output_dir (`str` or `Path`): made if it is not there.
+        dataset (`Dataset`): the queries, as [`annotate`] takes them.
+        recipe (`Recipe`): how to annotate.
+        settings (`Mapping`): what else the result depends on, ready for JSON: models, engine, verifier. A run is
+            continued with equal ones alone.
+
+    Raises:
+        ConfigurationError: the folder cannot be made, or holds annotations made with other settings, or other
+            parquet files.
+    """
+
+    def __init__(self, output_dir: str | Path, dataset: Dataset, recipe: Recipe, settings: Mapping[str, Any]):
+        self.path = Path(output_dir)
+        self.dataset = dataset
+        self.recipe = recipe
+        self.num_groups = -(-len(dataset) // recipe.group_size)
+        manifest = {
+            **settings,
+            **dataclasses.asdict(recipe),
+            "queries": len(dataset),
+            "queries_digest": _digest(dataset),
+        }
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"output_dir {self.path} cannot be made: {error}") from error
+        file = self.path / MANIFEST
+        found = sorted(self.path.glob("*.parquet"))
+        if found and not file.exists():
+            raise ConfigurationError(
+                f"{self.path} holds {found[0].name}, but no {MANIFEST} that says how it was made: use another folder"
+            )
+        if found:
+            _compare(json.loads(file.read_text()), json.loads(json.dumps(manifest)), self.path)
+        else:  # nothing that other settings could be mixed with
+            _write(file, lambda path: path.write_text(json.dumps(manifest, indent=2) + "\n"))
+
+    @property
+    def unfinished(self) -> list[int]:
+        """The groups without a shard."""
+        return [group for group in range(self.num_groups) if not self.shard(group).exists()]
+
+    def shard(self, group: int) -> Path:
+        """The file of a group of queries."""
+        return self.path / f"annotated-{group:05d}-of-{self.num_groups:05d}.parquet"
+
+    def fill(self, engine: TextEngine, verifier: Any, *, completer: TextEngine | None = None) -> None:
+        """Annotate the groups that are missing. Arguments and errors as in [`annotate`]."""
+        annotator = Annotator(engine, verifier, self.recipe, completer=completer)
+        unfinished = self.unfinished
+        size = self.recipe.group_size
+        places = {group: range(group * size, min((group + 1) * size, len(self.dataset))) for group in unfinished}
+        missing = sum(len(item) for item in places.values())
+        try:
+            for group in unfinished:  # before the first sample: a prompt that does not fit
+                annotator.prompt_ids(self._rows(places[group]), places[group].start)
+            with tqdm(total=len(self.dataset), initial=len(self.dataset) - missing, unit="query") as bar:
+                for group in unfinished:
+                    annotated = annotator.annotate(self._rows(places[group]), places[group].start)
+                    _write(self.shard(group), partial(_write_shard, annotated, self.recipe))
+                    bar.update(len(places[group]))
+                    bar.set_postfix(completions=annotated.counts.completions, refresh=False)
+        finally:
+            annotator.close()
+
+    def counts(self) -> Counts:
+        """What the finished shards took and gave, all together."""
+        total = Counts()
+        for group in range(self.num_groups):
+            if self.shard(group).exists():
+                total += Counts(**json.loads(pq.read_schema(self.shard(group)).metadata[COUNTS]))
+        return total
+
+    def _rows(self, places: range) -> list[dict[str, Any]]:
+        return [self.dataset[place] for place in places]
+
+
+def _write_shard(annotated: Annotated, recipe: Recipe, path: Path) -> None:
+    schema = _schema(recipe, annotated.counts)
+    with pq.ParquetWriter(path, schema) as writer:
+        if annotated.rows:  # `datasets` cannot read a row group without rows; it can read a file without row groups
+            writer.write_table(pa.Table.from_pylist(annotated.rows, schema=schema))
+
+
+def _schema(recipe: Recipe, counts: Counts) -> pa.Schema:
+    label = pa.float64() if recipe.labels == "soft" else pa.bool_()
+    return pa.schema(
+        {
+            "prompt": pa.string(),
+            "completions": pa.list_(pa.string()),
+            "labels": pa.list_(label),
+            "id": pa.string(),
+            "correct": pa.bool_(),
+            "ended": pa.bool_(),
+            "successes": pa.list_(pa.int64()),
+            "attempts": pa.list_(pa.int64()),
+        },
+        metadata={COUNTS: json.dumps(dataclasses.asdict(counts)).encode()},
+    )
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    """All of a file or nothing: whoever reads it, or goes on after a kill, never meets half of one."""
+    beside = path.with_name(f".{path.name}.tmp")
+    write(beside)
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _digest(dataset: Dataset) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for row in dataset:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _compare(there: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    different = [
+        f"{name} was {there.get(name)!r} and is now {now.get(name)!r}"
+        for name in {**there, **now}
+        if there.get(name) != now.get(name)
+    ]
+    if different:
+        raise ConfigurationError(
+            f"{path} holds annotations made with other settings, and mixing them is refused: {'; '.join(different)}. "
+            "Repeat the settings to go on, or use another folder"
+        )
