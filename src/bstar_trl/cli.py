@@ -79,7 +79,39 @@ def _parser() -> argparse.ArgumentParser:
         "this machine lacks. Exit status 1 where a layer is missing.",
     )
     check.set_defaults(run=_sandbox_check)
+    _add_train_prm(commands)
     return parser
+
+
+def _add_train_prm(commands: Any) -> None:
+    train = commands.add_parser(
+        "train-prm",
+        help="train a process reward model on solutions with labelled steps",
+        description="Trains a token classifier that says after each step how likely the solution is still right. "
+        "Rows are TRL's stepwise supervision (prompt, completions, labels), with hard or soft labels, or PRM800K's "
+        "ratings. Writes the model and metrics.json.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    need: dict[str, Any] = {"required": True, "default": argparse.SUPPRESS}
+    train.add_argument("--model", metavar="M", help="a causal LM or token classifier, folder or Hub id", **need)
+    rows = "files (json, jsonl, parquet), folders of them, or Hub datasets"
+    train.add_argument("--dataset", nargs="+", metavar="D", help=f"rows to train on: {rows}", **need)
+    train.add_argument("--eval-dataset", nargs="+", metavar="D", help="rows to measure on, likewise")
+    train.add_argument("--output-dir", metavar="DIR", help="where the model goes", **need)
+    train.add_argument("--epochs", type=_above_zero, default=3.0, metavar="N", help="passes over the rows")
+    train.add_argument("--learning-rate", type=_above_zero, default=1e-5, metavar="LR", help="at its highest")
+    train.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="rows on a device at a time")
+    train.add_argument("--accumulate", type=_positive, default=1, metavar="N", help="batches to an optimizer step")
+    train.add_argument("--max-length", type=_positive, metavar="N", help="tokens of a row; None: the model's context")
+    train.add_argument(
+        "--separator", type=_escaped, default="\n", metavar="TEXT", help=r"what closes a step; \n and \t are read"
+    )
+    train.add_argument("--neutral-label", type=_share, default=1.0, metavar="P", help="label of PRM800K's rating 0")
+    train.add_argument("--lora-r", type=_positive, metavar="R", help="train a LoRA of this rank, and merge it")
+    train.add_argument("--seed", type=_seed, default=0, help="seed of the new head and the order of rows")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    train.add_argument("--report-to", default="none", metavar="NAME", help="wandb, trackio, tensorboard")
+    train.set_defaults(run=_train_prm)
 
 
 def _positive(text: str) -> int:
@@ -94,6 +126,31 @@ def _whole_number(text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
     return int(text)
+
+
+def _above_zero(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be greater than 0, got {text}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be in 0..1, got {text}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def _setting(text: str) -> tuple[float, float]:
@@ -162,6 +219,45 @@ def _sandbox_check(parsed: argparse.Namespace) -> int:
     if not missing and holds:
         print("This machine gives every layer.")
     return int(bool(missing) or not holds)
+
+
+def _train_prm(parsed: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from peft import LoraConfig
+
+    from .process_rewards.data import load_rows
+    from .process_rewards.train import prm_arguments, train_prm
+
+    train = load_rows(parsed.dataset, neutral_label=parsed.neutral_label)
+    evaluation = load_rows(parsed.eval_dataset, neutral_label=parsed.neutral_label) if parsed.eval_dataset else None
+    lora = parsed.lora_r and LoraConfig(r=parsed.lora_r, lora_alpha=2 * parsed.lora_r, target_modules="all-linear")
+    figures = train_prm(
+        parsed.model,
+        train,
+        evaluation,
+        args=prm_arguments(
+            parsed.output_dir,
+            num_train_epochs=parsed.epochs,
+            learning_rate=parsed.learning_rate,
+            per_device_train_batch_size=parsed.batch_size,
+            per_device_eval_batch_size=parsed.batch_size,
+            gradient_accumulation_steps=parsed.accumulate,
+            eval_strategy="epoch" if evaluation else "no",
+            seed=parsed.seed,
+            report_to=parsed.report_to,
+        ),
+        separator=parsed.separator,
+        max_length=parsed.max_length,
+        peft_config=lora,
+        resume=parsed.resume,
+        on_note=lambda note: print(f"Note: {note}."),
+    )
+    for name, value in figures.items():
+        print(f"{name:<26}{value:>12.4g}")
+    print(f"Model: {parsed.output_dir}\nFigures: {Path(parsed.output_dir) / 'metrics.json'}")
+    return 0
 
 
 def _line(first: str, cells: Sequence[str]) -> str:
