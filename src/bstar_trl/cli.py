@@ -99,12 +99,14 @@ def _add_train_prm(commands: Any) -> None:
     train.add_argument("--eval-dataset", nargs="+", metavar="D", help="rows to measure on, likewise")
     train.add_argument("--output-dir", metavar="DIR", help="where the model goes", **need)
     train.add_argument("--epochs", type=_above_zero, default=3.0, metavar="N", help="passes over the rows")
-    train.add_argument("--learning-rate", type=_above_zero, default=1e-5, metavar="LR", help="at its highest")
+    train.add_argument(
+        "--learning-rate", type=_above_zero, metavar="LR", help="at its highest; None: 1e-5, or 1e-4 for a LoRA"
+    )
     train.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="rows on a device at a time")
     train.add_argument("--accumulate", type=_positive, default=1, metavar="N", help="batches to an optimizer step")
     train.add_argument("--max-length", type=_positive, metavar="N", help="tokens of a row; None: the model's context")
     train.add_argument(
-        "--separator", type=_escaped, default="\n", metavar="TEXT", help=r"what closes a step; \n and \t are read"
+        "--separator", type=_escaped, default=r"\n", metavar="TEXT", help=r"what closes a step; \n is a line break"
     )
     train.add_argument("--neutral-label", type=_share, default=1.0, metavar="P", help="label of PRM800K's rating 0")
     train.add_argument("--lora-r", type=_positive, metavar="R", help="train a LoRA of this rank, and merge it")
@@ -240,7 +242,7 @@ def _train_prm(parsed: argparse.Namespace) -> int:
         args=prm_arguments(
             parsed.output_dir,
             num_train_epochs=parsed.epochs,
-            learning_rate=parsed.learning_rate,
+            learning_rate=parsed.learning_rate or (1e-4 if lora else 1e-5),
             per_device_train_batch_size=parsed.batch_size,
             per_device_eval_batch_size=parsed.batch_size,
             gradient_accumulation_steps=parsed.accumulate,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from peft import PeftModel, TaskType, get_peft_model
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     AutoConfig,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 LABELS = {0: "wrong", 1: "right"}
+HEADS = ("score", "classifier")  # what architectures call the layer that classifies
 
 
 class StepTrainer(Trainer):
@@ -165,10 +168,11 @@ def load_classifier(model: str, tokenizer: Any, separator: str, peft_config: Pef
         raise ConfigurationError(f"cannot load a token classifier from {model}: {error}") from error
     if peft_config is None:
         return classifier
-    from peft import TaskType, get_peft_model
-
-    peft_config.task_type = TaskType.TOKEN_CLS  # which trains and saves the head besides
-    return get_peft_model(classifier, peft_config)
+    own = copy(peft_config)
+    own.task_type = TaskType.TOKEN_CLS  # which trains the head besides, whole
+    if own.exclude_modules is None:
+        own.exclude_modules = list(HEADS)  # "all-linear" would put a LoRA on it too
+    return get_peft_model(classifier, own)
 
 
 def train_prm(
@@ -249,7 +253,7 @@ def train_prm(
 def save_prm(trainer: Trainer, tokenizer: Any, figures: Mapping[str, float]) -> None:
     """Write the model, a LoRA merged into it, the tokenizer and `metrics.json`."""
     folder = Path(trainer.args.output_dir)
-    if hasattr(trainer.model, "merge_and_unload"):
+    if isinstance(trainer.model, PeftModel):
         trainer.model = trainer.model.merge_and_unload()
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
