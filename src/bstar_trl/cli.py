@@ -257,7 +257,8 @@ def _train_prm(parsed: argparse.Namespace) -> int:
         on_note=lambda note: print(f"Note: {note}."),
     )
     for name, value in figures.items():
-        print(f"{name:<26}{value:>12.4g}")
+        if name.startswith(("eval_", "train_")) and not name.endswith(("runtime", "per_second")):
+            print(f"{name.removeprefix('eval_'):<24}{value:>10.4g}")
     print(f"Model: {parsed.output_dir}\nFigures: {Path(parsed.output_dir) / 'metrics.json'}")
     return 0
 

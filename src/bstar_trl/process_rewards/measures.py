@@ -60,7 +60,7 @@ def first_error(probabilities: ArrayLike, *, threshold: float = RIGHT_FROM) -> i
 def first_error_scores(
     probabilities: Sequence[ArrayLike], labels: Sequence[ArrayLike], *, threshold: float = RIGHT_FROM
 ) -> dict[str, float]:
-    """ProcessBench's measure (Zheng et al. 2024, section 3): is the first wrong step found, and none in right solutions?
+    """ProcessBench's measure: is the first wrong step found, and none in right solutions (Zheng et al. 2024)?
 
     Args:
         probabilities: the model's for each solution's steps.
@@ -110,5 +110,5 @@ def majority_vote(answers: Sequence[Hashable | None], correct: Sequence[bool]) -
 def _aligned(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     left, right = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if left.shape != right.shape or left.ndim != 1 or not left.size:
-        raise ConfigurationError(f"one value and one label per step are needed, got shapes {left.shape}, {right.shape}")
+        raise ConfigurationError(f"each value needs one label, got shapes {left.shape} and {right.shape}")
     return left, right

@@ -1,17 +1,17 @@
-"""Train a process reward model: token classification, one label at the end of each step, with transformers' `Trainer`."""
+"""Train a process reward model: token classification with transformers' `Trainer`, a label at each step's end."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     AutoConfig,
@@ -25,11 +25,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import BStarError, ConfigurationError
 from .data import IGNORED, Encoding, encode_rows
-from .evaluation import evaluate_steps
 from .layout import SEPARATOR
-
-if TYPE_CHECKING:
-    from peft import PeftConfig
+from .scorecard import evaluate_steps
 
 LABELS = {0: "wrong", 1: "right"}
 HEADS = ("score", "classifier")  # what architectures call the layer that classifies
@@ -109,7 +106,9 @@ class StepCollator:
         return batch
 
 
-def step_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+def step_loss(
+    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
     """Cross-entropy against the distribution (1 - p, p) of each label p, as a mean over labelled steps.
 
     Args:
@@ -144,12 +143,13 @@ def prm_arguments(output_dir: str | Path, **changes: Any) -> TrainingArguments:
         "save_strategy": "epoch",
         "save_total_limit": 1,
         "report_to": "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_steps": 10,
     }
     return TrainingArguments(**{**settings, **changes})
 
 
-def load_classifier(model: str, tokenizer: Any, separator: str, peft_config: PeftConfig | None = None) -> Any:
+def load_classifier(model: str, tokenizer: Any, separator: str, peft_config: LoraConfig | None = None) -> Any:
     """A token classifier from a checkpoint of any kind; a causal LM's gets a new head.
 
     The separator is written into its config as `step_separator`, so that whoever scores with it splits alike.
@@ -183,9 +183,9 @@ def train_prm(
     args: TrainingArguments,
     separator: str = SEPARATOR,
     max_length: int | None = None,
-    peft_config: PeftConfig | None = None,
+    peft_config: LoraConfig | None = None,
     resume: bool = False,
-    on_note: Any = None,
+    on_note: Callable[[str], None] = lambda note: None,
     callbacks: Sequence[Any] | None = None,
 ) -> dict[str, float]:
     """Train a process reward model and save it, its tokenizer and `metrics.json` to `args.output_dir`.
@@ -211,7 +211,7 @@ def train_prm(
         ConfigurationError: a model that cannot be loaded, a `max_length` it cannot take, nothing to resume from.
         DatasetError: no row fits.
     """
-    checkpoint = get_last_checkpoint(args.output_dir) if resume and Path(args.output_dir).is_dir() else None
+    checkpoint = get_last_checkpoint(str(args.output_dir)) if resume and Path(str(args.output_dir)).is_dir() else None
     if resume and checkpoint is None:
         raise ConfigurationError(f"nothing to resume from: no checkpoint in {args.output_dir}")
     torch.manual_seed(args.seed)  # of the new head
@@ -228,7 +228,7 @@ def train_prm(
 
     def encoded(rows: Dataset, name: str) -> Encoding:
         encoding = encode_rows(rows, tokenizer, separator=separator, max_length=max_length)
-        if encoding.loss_report and on_note is not None:
+        if encoding.loss_report:
             on_note(f"{name}: {encoding.loss_report}")
         return encoding
 
@@ -238,7 +238,7 @@ def train_prm(
     args.label_names = ["labels"]
     trainer = StepTrainer(classifier, args, train, evaluation, tokenizer, callbacks=list(callbacks or []))
     trainer.train(resume_from_checkpoint=checkpoint)
-    figures = {
+    figures: dict[str, float] = {
         "train_rows": len(train.dataset),
         "train_steps": sum(map(len, train.dataset["targets"])),
         "train_truncated_rows": train.truncated_rows,
@@ -252,7 +252,7 @@ def train_prm(
 
 def save_prm(trainer: Trainer, tokenizer: Any, figures: Mapping[str, float]) -> None:
     """Write the model, a LoRA merged into it, the tokenizer and `metrics.json`."""
-    folder = Path(trainer.args.output_dir)
+    folder = Path(str(trainer.args.output_dir))
     if isinstance(trainer.model, PeftModel):
         trainer.model = trainer.model.merge_and_unload()
     trainer.save_model(str(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from statistics import median_low
 from typing import Any
@@ -25,9 +26,10 @@ def evaluate_steps(probabilities: Sequence[np.ndarray], encoded: Dataset, rows: 
         rows (`Dataset`): the rows it was made of.
 
     Returns:
-        `dict[str, float]`: `step_accuracy` and `step_auc` over labelled steps; `first_error_f1`, `error_accuracy` and
-        `right_accuracy` over the `first_error_rows` whose every step is labelled and was within the length; and what
-        `best_of` says, where several solutions of a prompt are marked as correct or not.
+        `dict[str, float]`: `step_accuracy` and `step_auc` over the labelled `steps`; `first_error_f1`,
+        `error_accuracy` and `right_accuracy` over the `first_error_rows` whose every step is labelled and was within
+        the length; and what `best_of` says, where several solutions of a prompt are marked as correct or not. A
+        measure without any value on these rows is left out.
     """
     targets = [np.array(row) for row in encoded["targets"]]
     labelled = [row != IGNORED for row in targets]
@@ -46,13 +48,14 @@ def evaluate_steps(probabilities: Sequence[np.ndarray], encoded: Dataset, rows: 
     figures["first_error_rows"] = float(len(whole))
     figures |= first_error_scores([probabilities[index] for index in whole], [targets[index] for index in whole])
     chosen = rows.select(encoded["row"])
-    return figures | best_of(chosen, [float(row.min()) for row in probabilities])
+    figures |= best_of(chosen, [float(row.min()) for row in probabilities])
+    return {name: value for name, value in figures.items() if not math.isnan(value)}
 
 
 def best_of(rows: Dataset, scores: Sequence[float]) -> dict[str, float]:
     """Best-of-K by the lowest step score, beside a majority vote, chance and an oracle, on the same K solutions.
 
-    K is the (lower) median of the numbers of solutions per prompt that are marked `correct` or not; the first K of each
+    K is the (lower) median of how many solutions a prompt has that are marked `correct` or not; the first K of each
     prompt count, and prompts with fewer are left out. A solution's answer is its `final_answer`, else what its last
     step states as such, else its last step.
 
