@@ -33,7 +33,9 @@ def test_labels_of_every_kind_become_probabilities(tmp_path):
             write(tmp_path / "whole.jsonl", make_row(labels=[1, 0], correct=True)),
             write(tmp_path / "soft.jsonl", make_row(labels=[0.875, 0.0], answer_correct=False, final_answer="7")),
             write(tmp_path / "unjudged.jsonl", make_row(labels=[None, True])),
-            write(tmp_path / "ratings.jsonl", {**make_row(completions=list("abc"), ratings=[1, 0, -1]), "labels": None}),
+            write(
+                tmp_path / "ratings.jsonl", {**make_row(completions=list("abc"), ratings=[1, 0, -1]), "labels": None}
+            ),
         ]
     )
     assert rows["labels"][:] == [[1.0, 0.0], [1.0, 0.0], [0.875, 0.0], [None, 1.0], [1.0, 1.0, 0.0]]

@@ -149,7 +149,7 @@ def prm_arguments(output_dir: str | Path, **changes: Any) -> TrainingArguments:
     return TrainingArguments(**{**settings, **changes})
 
 
-def load_classifier(model: str, tokenizer: Any, separator: str, peft_config: LoraConfig | None = None) -> Any:
+def load_classifier(model: str, separator: str, peft_config: LoraConfig | None = None) -> Any:
     """A token classifier from a checkpoint of any kind; a causal LM's gets a new head.
 
     The separator is written into its config as `step_separator`, so that whoever scores with it splits alike.
@@ -219,7 +219,7 @@ def train_prm(
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"cannot load a tokenizer from {model}: {error}") from error
-    classifier = load_classifier(model, tokenizer, separator, peft_config)
+    classifier = load_classifier(model, separator, peft_config)
     context = getattr(classifier.config, "max_position_embeddings", None)
     if max_length is None:
         max_length = context
