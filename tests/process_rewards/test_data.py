@@ -83,8 +83,8 @@ def test_sources_that_cannot_be_read_are_errors(tmp_path):
         load_rows([tmp_path / "missing.jsonl"])
     with pytest.raises(DatasetError, match="holds no file that ends in"):
         load_rows([tmp_path])
+    (tmp_path / "broken.json").write_text("{no json")
     with pytest.raises(DatasetError, match=r"cannot read .*broken\.json"):
-        (tmp_path / "broken.json").write_text("{no json")
         load_rows([tmp_path / "broken.json"])
     with pytest.raises(DatasetError, match="no rows in no sources"):
         load_rows([])

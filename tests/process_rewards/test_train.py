@@ -225,7 +225,7 @@ def test_what_is_lost_in_tokenising_is_told(tmp_path, model_path):
 
 def test_models_and_lengths_that_do_not_work_are_told_at_once(tmp_path, model_path):
     args = make_arguments(tmp_path / "out")
-    with pytest.raises(ConfigurationError, match="cannot load a tokenizer from .*nowhere"):
+    with pytest.raises(ConfigurationError, match=r"cannot load a tokenizer from .*nowhere"):
         train_prm(str(tmp_path / "nowhere"), make_rows(2), args=args)
     with pytest.raises(ConfigurationError, match=r"max_length must be in 1\.\.256, what .* takes, got 257"):
         train_prm(model_path, make_rows(2), args=args, max_length=257)
