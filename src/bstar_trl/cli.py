@@ -106,7 +106,7 @@ def _add_train_prm(commands: Any) -> None:
     train.add_argument("--accumulate", type=_positive, default=1, metavar="N", help="batches to an optimizer step")
     train.add_argument("--max-length", type=_positive, metavar="N", help="tokens of a row; None: the model's context")
     train.add_argument(
-        "--separator", type=_escaped, default=r"\n", metavar="TEXT", help=r"what closes a step; \n is a line break"
+        "--separator", type=_escaped, default=r"\n", metavar="TEXT", help="what stands behind each step"
     )
     train.add_argument("--neutral-label", type=_share, default=1.0, metavar="P", help="label of PRM800K's rating 0")
     train.add_argument("--lora-r", type=_positive, metavar="R", help="train a LoRA of this rank, and merge it")
