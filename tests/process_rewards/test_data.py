@@ -112,14 +112,14 @@ def test_too_long_rows_lose_whole_steps_and_are_counted():
             check_row(make_row(completions=["a", "bc", "d"], labels=[1, 0, 1])),  # 4 + 2 + 3 + 2 = 11 tokens
             check_row(make_row(completions=["abcdefgh"], labels=[0])),  # 13 tokens: nothing left
             check_row(make_row(completions=["a", "b"], labels=[None, None])),
-            check_row(make_row(completions=["a", "bc"], labels=[None, 0])),  # 9 tokens: as long as allowed
+            check_row(make_row(completions=["a", "bcd"], labels=[None, 0])),  # 10 tokens: as long as allowed
         ]
     )
-    encoding = encode_rows(rows, make_tokenizer(), max_length=9)
+    encoding = encode_rows(rows, make_tokenizer(), max_length=10)
     assert encoding.dataset["row"][:] == [0, 3]
     assert encoding.dataset["targets"][:] == [[1.0, 0.0], [IGNORED, 0.0]]
     assert encoding.dataset["steps"][:] == [3, 2]
-    assert [len(row) for row in encoding.dataset["input_ids"]] == [9, 9]
+    assert [len(row) for row in encoding.dataset["input_ids"]] == [9, 10]
     assert (encoding.truncated_rows, encoding.dropped_steps, encoding.left_out_rows) == (2, 2, 2)
     assert "2 rows were too long and lost 2 steps; 2 rows" in encoding.loss_report
     assert encode_rows(rows.select([0, 3]), make_tokenizer()).loss_report is None
