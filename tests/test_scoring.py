@@ -387,3 +387,50 @@ def test_an_interrupt_ends_a_run_whose_reward_hangs(tmp_path, model_path, reward
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "interrupted" in run.stdout
+
+
+class Waiting(RewardFn):
+    """Scores a round at once; keeps the texts and columns of each call."""
+
+    beside_generation = False
+
+    def __init__(self, error: Exception | None = None):
+        super().__init__()
+        self.calls: list[tuple[list[str], list[str], list[list[int]]]] = []
+        self.error = error
+
+    def score(self, prompts, completions, *, answer, completion_ids, log_extra, log_metric, **columns):
+        if self.error:
+            raise self.error
+        self.calls.append((list(prompts), list(completions), completion_ids))
+        log_extra("gold", [f"gold {item}" for item in answer])
+        log_metric("calls", 1.0)
+        return [Score(len(text), text) for text in completions]
+
+
+def test_a_reward_that_waits_is_called_once_with_a_whole_round():
+    waiting = Waiting()
+    scorer = make_scorer(matches, waiting, weights=[1.0, 0.5], verifier=1)
+    for texts in (["1", "22"], ["333"]):
+        scorer.add(make_completions(texts), make_rows(len(texts)), None)
+        assert waiting.calls == []
+    scores = scorer.finish()
+    assert waiting.calls == [(["0+1=", "1+1=", "0+1="], ["1", "22", "333"], [[5, 6, 1]] * 3)]
+    np.testing.assert_array_equal(scores.values_RF, [[1, 1], [0, 2], [0, 3]])
+    assert scores.reasons_R.tolist() == ["1", "22", "333"]
+    assert scores.extras == {"gold": ["gold 1", "gold 2", "gold 1"]}
+    assert scores.metrics == {"calls": [1.0]}
+    assert len(scorer.finish().values_RF) == 0  # nothing was sampled: it is not called
+    scorer.add(make_completions(["4444"]), make_rows(1), None)
+    assert scorer.finish().values_RF.tolist() == [[0, 4]]
+    assert len(waiting.calls) == 2
+    scorer.close()
+
+
+def test_the_error_of_a_reward_that_waits_is_raised():
+    scorer = make_scorer(matches, Waiting(ZeroDivisionError("boom")))
+    scorer.add(make_completions(["1"]), make_rows(1), None)
+    with pytest.raises(ZeroDivisionError, match="boom"):
+        scorer.finish()
+    scorer.discard()
+    scorer.close()

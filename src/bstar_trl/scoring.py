@@ -42,7 +42,9 @@ class _Batch:
     """Responses on their way through the reward functions; a result per function, some still under way."""
 
     completions: Sequence[Completion]
-    results: list[Future[list[Score]]]
+    prompts: Sequence[Any]
+    keywords: dict[str, Any]
+    results: list[Future[list[Score]]] = field(default_factory=list)
     extras: dict[str, list[Any]] = field(default_factory=dict)
     metrics: dict[str, list[float]] = field(default_factory=dict)
 
@@ -96,10 +98,10 @@ class Scorer:
         conversational = is_conversational({"prompt": prompts[0]})
         texts = [item.text for item in completions]
         answers: list[Any] = [[{"role": "assistant", "content": text}] for text in texts] if conversational else texts
-        batch = _Batch(completions, [])
         keywords: dict[str, Any] = {
             name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", *TRL_KEYWORDS)
         }
+        batch = _Batch(completions, prompts, keywords)
         keywords |= {
             "completion_ids": [list(item.token_ids) for item in completions],
             "trainer_state": trainer_state,
@@ -110,6 +112,8 @@ class Scorer:
             if isinstance(function, nn.Module):
                 call: Callable[[], Any] = partial(self._model_scores, index, prompts, answers, conversational)
                 batch.results.append(_done(self._checked(index, completions, call())))
+            elif isinstance(function, RewardFn) and not function.beside_generation:
+                batch.results.append(Future())  # `finish` calls it
             elif isinstance(function, RewardFn):
                 call = partial(function.score, prompts, texts, **keywords)
                 batch.results.append(self._beside.submit(partial(self._call, index, completions, call)))
@@ -130,6 +134,9 @@ class Scorer:
 
     def finish(self) -> Scores:
         """Everything added since the last `finish`, in the order it was added."""
+        for index, function in enumerate(self.functions):
+            if isinstance(function, RewardFn) and not function.beside_generation:
+                self._score_together(index, function)
         batches, self._batches = self._batches, []
         metrics: dict[str, list[float]] = {}
         values: list[list[float]] = []
@@ -180,6 +187,29 @@ class Scorer:
         for function in self.functions:
             if isinstance(function, RewardFn):
                 function.close()
+
+    def _score_together(self, index: int, function: RewardFn) -> None:
+        """One call of a reward that waited for the last response, with the responses of all batches."""
+        batches = self._batches
+        sizes = [len(batch.completions) for batch in batches]
+        starts = [sum(sizes[:place]) for place in range(len(sizes))]
+        completions = [item for batch in batches for item in batch.completions]
+        if not completions:
+            return
+
+        def log_extra(column: str, values: Sequence[Any]) -> None:
+            for batch, start, size in zip(batches, starts, sizes, strict=True):
+                batch.extras.setdefault(column, []).extend(values[start : start + size])
+
+        keywords = {
+            name: [item for batch in batches for item in batch.keywords[name]] if isinstance(value, list) else value
+            for name, value in batches[0].keywords.items()
+        } | {"log_extra": log_extra}
+        prompts = [prompt for batch in batches for prompt in batch.prompts]
+        call = partial(function.score, prompts, [item.text for item in completions], **keywords)
+        scores = self._beside.submit(partial(self._call, index, completions, call)).result()
+        for batch, start, size in zip(batches, starts, sizes, strict=True):
+            batch.results[index].set_result(scores[start : start + size])
 
     def _call(self, index: int, completions: Sequence[Completion], call: Callable[[], Any]) -> list[Score]:
         return self._checked(index, completions, call())

@@ -27,11 +27,14 @@ class RewardFn(ABC):
         is_verifier (`bool`): whether its value says *correct or not*; any other reward only moves the total.
         correct_at (`float`): a verifier's value from which on a response counts as correct.
         columns (`tuple[str, ...]`): dataset columns it needs; looked for before any weight is loaded.
+        beside_generation (`bool`): whether responses are scored in parts while others are still being sampled. If
+            not, [`score`] is called once with all responses of a round, when the last of them is there.
     """
 
     is_verifier: bool = False
     correct_at: float = 1.0
     columns: tuple[str, ...] = ()
+    beside_generation: bool = True
 
     def __init__(self, name: str | None = None):
         self.name = name or type(self).__name__

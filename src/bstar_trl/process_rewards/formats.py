@@ -1,0 +1,303 @@
+"""How the public families of process reward models are read: where the steps lie among the tokens, and which two of
+the model's outputs there say *right* and *wrong*.
+
+A step's probability of being right is the softmax over these two. A family is a small frozen dataclass; its options
+are for models of the same make with another tag.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, ClassVar, NamedTuple
+
+from ..errors import ConfigurationError
+from .layout import SEPARATOR, lay_out_steps
+
+
+class Layout(NamedTuple):
+    """One response as the model reads it: token ids, and per step the position whose output judges it, ascending."""
+
+    token_ids: list[int]
+    positions: list[int]
+
+
+class StepFormat(ABC):
+    """A family of process reward models.
+
+    Attributes:
+        auto_class (`str`): the class of transformers that loads it.
+        split (`str`): what separates two steps of a response, unless the user says otherwise.
+    """
+
+    auto_class: ClassVar[str]
+    split: str
+
+    @abstractmethod
+    def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
+        """Questions and the steps of a response to each, at least one, as token ids and positions."""
+
+    @abstractmethod
+    def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
+        """Which of the model's outputs say *wrong* and *right*.
+
+        Raises:
+            ConfigurationError: tokenizer or configuration are not of this family.
+        """
+
+
+@dataclass(frozen=True)
+class TokenClassification(StepFormat):
+    """A token classifier with two classes, the second for *right*; TRL's format of process reward models.
+
+    The label stands on the last token of the separator that follows each step (see `layout`).
+    """
+
+    separator: str = SEPARATOR
+    auto_class = "AutoModelForTokenClassification"
+
+    @property
+    def split(self) -> str:  # type: ignore[override]
+        """Responses are split where training data was joined."""
+        return self.separator
+
+    def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
+        known = _Tokenized(tokenizer, {self.separator, *questions, *(step for part in steps for step in part)})
+        return [
+            Layout(*lay_out_steps(known, question, part, separator=self.separator))
+            for question, part in zip(questions, steps, strict=True)
+        ]
+
+    def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
+        if config.num_labels != 2:
+            raise ConfigurationError(
+                f"format 'token-classification' needs two classes, wrong and right, got {config.num_labels} labels"
+            )
+        if not _tokens(tokenizer, self.separator):
+            raise ConfigurationError(f"the separator of steps must be at least one token, got {self.separator!r}")
+        return 0, 1
+
+
+@dataclass(frozen=True)
+class MathShepherd(StepFormat):
+    """peiyi9979/math-shepherd-mistral-7b-prm: a causal model that says `+` or `-` at the tag which ends each step.
+
+    The text is `question step ки\\nstep ки`; the outputs are read at the tag itself.
+    """
+
+    tag: str = "ки"
+    right: str = "+"
+    wrong: str = "-"
+    split: str = "\n"
+    auto_class = "AutoModelForCausalLM"
+
+    def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
+        clean = _cleaner(tokenizer, rf"(?<!\w){re.escape(self.tag)}(?!\w)")  # a word by itself: it is one of some
+        texts, marks = [], []
+        for question, part in zip(questions, steps, strict=True):
+            lines = [f"{clean(step)} {self.tag}" for step in part]
+            start = f"{clean(question)} "
+            texts.append(start + "\n".join(lines))
+            marks.append([len(start) + end - 2 for end in accumulate(len(line) + 1 for line in lines)])
+        return _located(tokenizer, texts, marks, _last_token(tokenizer, self.tag), add_special_tokens=True)
+
+    def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
+        both = _tokens(tokenizer, f"{self.right} {self.wrong}")
+        if len(both) != 2:
+            raise ConfigurationError(
+                f"Math-Shepherd's {self.right!r} and {self.wrong!r} must be one token each, but this tokenizer makes "
+                f"{len(both)} tokens of {f'{self.right} {self.wrong}'!r}"
+            )
+        self.lay_out(tokenizer, ["1 + 1 = ?"], [["1 + 1 = 2", "2"]])
+        return both[1], both[0]
+
+
+@dataclass(frozen=True)
+class RLHFlow(StepFormat):
+    """RLHFlow/Llama3.1-8B-PRM-*: a causal model in a conversation whose user gives one step at a time, the first
+    behind the question, and whose assistant answers `+` or `-`.
+
+    Every answer is laid out as `+`; the outputs are read where it is predicted, one token before.
+    """
+
+    split: str = "\n\n"
+    auto_class = "AutoModelForCausalLM"
+
+    def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
+        clean = _cleaner(tokenizer, _PLACE)
+        conversations = [
+            [
+                {"role": role, "content": content}
+                for number, step in enumerate(part)
+                for role, content in (
+                    ("user", clean(step) if number else f"{clean(question)} {clean(step)}"),
+                    ("assistant", _PLACE),
+                )
+            ]
+            for question, part in zip(questions, steps, strict=True)
+        ]
+        texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+        marks = [_occurrences(text, _PLACE) for text in texts]
+        answered = [text.replace(_PLACE, "+") for text in texts]
+        layouts = _located(tokenizer, answered, marks, _last_token(tokenizer, "+"), add_special_tokens=False)
+        return [Layout(item.token_ids[:-1], [position - 1 for position in item.positions]) for item in layouts]
+
+    def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
+        if not tokenizer.chat_template:
+            raise ConfigurationError(
+                "format 'rlhflow' is a conversation, but this tokenizer has no chat template: got chat_template=None"
+            )
+        for answer in "-+":
+            if len(_tokens(tokenizer, answer)) != 1:
+                raise ConfigurationError(f"RLHFlow's {answer!r} must be one token of the tokenizer, and is not")
+        self.lay_out(tokenizer, ["1 + 1 = ?"], [["1 + 1 = 2", "2"]])
+        return _last_token(tokenizer, "-"), _last_token(tokenizer, "+")
+
+
+@dataclass(frozen=True)
+class QwenMath(StepFormat):
+    r"""Qwen/Qwen2.5-Math-PRM-*: a two-class head read at the token `<extra_0>` that ends each step of the assistant's
+    answer; a conversation with a fixed system prompt. The publishers advise to split on blank lines.
+    """
+
+    system: str = r"Please reason step by step, and put your final answer within \boxed{}."
+    tag: str = "<extra_0>"
+    split: str = "\n\n"
+    auto_class = "AutoModel"
+
+    def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
+        clean = _cleaner(tokenizer, re.escape(self.tag))
+        conversations = [
+            [
+                {"role": "system", "content": self.system},
+                {"role": "user", "content": clean(question)},
+                {"role": "assistant", "content": "".join(clean(step) + self.tag for step in part)},
+            ]
+            for question, part in zip(questions, steps, strict=True)
+        ]
+        texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+        marks = [_occurrences(text, self.tag) for text in texts]
+        return _located(tokenizer, texts, marks, _last_token(tokenizer, self.tag), add_special_tokens=False)
+
+    def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
+        if not tokenizer.chat_template or len(_tokens(tokenizer, self.tag)) != 1:
+            raise ConfigurationError(
+                f"format 'qwen' needs a chat template and the token {self.tag!r}, and this tokenizer lacks one of them"
+            )
+        self.lay_out(tokenizer, ["1 + 1 = ?"], [["1 + 1 = 2", "2"]])
+        return 0, 1
+
+
+FORMATS: dict[str, Callable[[], StepFormat]] = {
+    "token-classification": TokenClassification,
+    "math-shepherd": MathShepherd,
+    "rlhflow": RLHFlow,
+    "qwen": QwenMath,
+}
+
+
+def find_format(wanted: str | StepFormat, architecture: str, config: Any, tokenizer: Any) -> StepFormat:
+    """The family of a model.
+
+    With `"auto"` its architecture decides; of the two families of causal models, RLHFlow's is the one with a chat
+    template. A token classifier's separator is the one its config names (`step_separator`), or a line break.
+
+    Args:
+        wanted (`str` or `StepFormat`): a family by name, with options, or `"auto"`.
+        architecture (`str`): the model's class.
+        config: its configuration.
+        tokenizer: its tokenizer.
+
+    Raises:
+        ConfigurationError: an unknown family.
+    """
+    if isinstance(wanted, StepFormat):
+        return wanted
+    name = wanted if wanted != "auto" else _family(architecture, tokenizer)
+    if name not in FORMATS:
+        what = (
+            f"a model of class {architecture or 'unknown'!r} is of no known family of process reward models"
+            if wanted == "auto"
+            else f"unknown format {wanted!r}"
+        )
+        raise ConfigurationError(
+            f"{what}: name it, format= one of {', '.join(map(repr, FORMATS))}, or pass a StepFormat of your own"
+        )
+    if name == "token-classification":
+        return TokenClassification(getattr(config, "step_separator", None) or SEPARATOR)
+    return FORMATS[name]()
+
+
+def _family(architecture: str, tokenizer: Any) -> str:
+    if architecture.endswith("ForTokenClassification"):
+        return "token-classification"
+    if architecture.endswith("ForProcessRewardModel") and QwenMath.tag in tokenizer.get_vocab():
+        return "qwen"
+    if architecture.endswith("ForCausalLM"):
+        return "rlhflow" if tokenizer.chat_template else "math-shepherd"
+    return ""
+
+
+_PLACE = "\ue000"  # a character of the private use area, where the assistant's `+` will stand
+
+
+class _Tokenized:
+    """A tokenizer for texts known beforehand: each is tokenised once, all in one call."""
+
+    def __init__(self, tokenizer: Any, texts: set[str]):
+        self.bos_token_id = tokenizer.bos_token_id
+        ordered = sorted(texts)
+        self._ids = dict(zip(ordered, tokenizer(ordered, add_special_tokens=False)["input_ids"], strict=True))
+
+    def __call__(self, text: str, add_special_tokens: bool = False) -> Mapping[str, list[int]]:
+        return {"input_ids": self._ids[text]}
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _last_token(tokenizer: Any, text: str) -> int:
+    return _tokens(tokenizer, text)[-1]
+
+
+def _occurrences(text: str, mark: str) -> list[int]:
+    return [match.end() - 1 for match in re.finditer(re.escape(mark), text)]
+
+
+def _cleaner(tokenizer: Any, tag: str) -> Callable[[str], str]:
+    """Takes the tag (a pattern) and special tokens out of texts: a response must not write its own marks or turns."""
+    special = {re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    marks = re.compile("|".join([tag, *sorted(special)]))
+    return lambda text: marks.sub("", text).strip()
+
+
+def _located(
+    tokenizer: Any, texts: Sequence[str], marks: Sequence[Sequence[int]], token_id: int, *, add_special_tokens: bool
+) -> list[Layout]:
+    """Token ids of each text up to its last mark, and the positions of the tokens that hold its marked characters.
+
+    Raises:
+        ConfigurationError: a marked token is not `token_id`: the tokenizer merges the tag with its neighbours.
+    """
+    if not tokenizer.is_fast:
+        raise ConfigurationError(
+            f"this format needs a tokenizer that knows which characters its tokens cover (a fast one), got "
+            f"{type(tokenizer).__name__}"
+        )
+    encoded = tokenizer(list(texts), add_special_tokens=add_special_tokens)
+    layouts = []
+    for row, ends in enumerate(marks):
+        token_ids = encoded["input_ids"][row]
+        positions = [encoded.char_to_token(row, end) for end in ends]
+        found = [None if position is None else token_ids[position] for position in positions]
+        if found != [token_id] * len(ends):
+            raise ConfigurationError(
+                f"the step tag must stay one token (id {token_id}) wherever it stands, but this tokenizer gave "
+                f"{found} in {texts[row][-200:]!r}: is it the model's own tokenizer?"
+            )
+        layouts.append(Layout(token_ids[: positions[-1] + 1], positions))
+    return layouts
