@@ -22,6 +22,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, Trainer
 from bstar_trl.errors import ConfigurationError
 from bstar_trl.process_rewards.data import IGNORED, check_row, encode_rows, load_rows
 from bstar_trl.process_rewards.train import StepCollator, load_classifier, prm_arguments, step_loss, train_prm
+from bstar_trl.rewards import ProcessReward
 
 PRMBENCH = Path(__file__).parents[1] / "data" / "prmbench.jsonl"
 
@@ -242,6 +243,20 @@ def test_a_classifier_is_trained_on(tmp_path, model_path):
         probabilities_of(tmp_path / "first", rows), probabilities_of(tmp_path / "second", rows), strict=True
     ):
         assert one == pytest.approx(other)
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=2, target_modules="all-linear")], ids=["full", "lora"])
+def test_process_reward_scores_with_it(tmp_path, model_path, lora):
+    # The separator is two tokens, and comes from the folder alone.
+    args = make_arguments(tmp_path, max_steps=4)
+    train_prm(model_path, make_rows(32), args=args, separator="=\n", peft_config=lora)
+    held_out = make_rows(10, seed=1)
+    scorer = ProcessReward(str(tmp_path))
+    found = scorer.step_scores(held_out["prompt"], ["=\n".join(steps) for steps in held_out["completions"]])
+    for one, other in zip(found, probabilities_of(tmp_path, held_out, separator="=\n"), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    rewards = scorer(held_out["prompt"], ["=\n".join(steps) for steps in held_out["completions"]])
+    assert rewards == pytest.approx([2 * min(row) - 1 for row in found])
 
 
 def train_on_real_rows(files: list[Path], folder: Path) -> dict[str, float]:
