@@ -26,19 +26,19 @@ def test_every_measure_by_hand():
     )
     encoding = encode_rows(rows, make_tokenizer(), max_length=14)
     assert encoding.dataset["row"][:] == [0, 1, 2, 3]
-    probabilities = [np.array(row) for row in ([0.9, 0.8], [0.7, 0.6], [0.8, 0.1, 0.4], [0.2])]
+    probabilities = [np.array(row) for row in ([0.9, 0.8], [0.6, 0.95], [0.8, 0.1, 0.4], [0.2])]
     figures = evaluate_steps(probabilities, encoding.dataset, rows)
     assert figures["steps"] == 7
-    assert figures["step_accuracy"] == pytest.approx(5 / 7)  # wrong at 0.6 (label 0) and 0.4 (label 1)
-    # Right: .9 .8 .7 .8 .4; wrong: .6 .2. Of the ten pairs only (.4, .6) is out of order.
-    assert figures["step_auc"] == pytest.approx(9 / 10)
+    assert figures["step_accuracy"] == pytest.approx(5 / 7)  # wrong at 0.95 (label 0) and 0.4 (label 1)
+    # Right: .9 .8 .6 .8 .4; wrong: .95 .2. No right one is above .95, all are above .2.
+    assert figures["step_auc"] == pytest.approx(5 / 10)
     assert figures["first_error_rows"] == 2
     assert figures["right_accuracy"] == 1.0
     assert figures["error_accuracy"] == 0.0
     assert figures["first_error_f1"] == 0.0
     assert figures["best_of_prompts"] == 1
     assert figures["k"] == 2
-    assert figures["best_of_k"] == 1.0  # 0.8 against 0.6: the lowest step decides
+    assert figures["best_of_k"] == 1.0  # 0.8 against 0.6: the lowest step decides, not the last
     assert figures["pass@1"] == 0.5
     assert figures["pass@k"] == 1.0
     assert figures["majority"] == 0.5

@@ -167,10 +167,14 @@ def test_the_same_seed_gives_the_same_model(tmp_path, model_path):
 
 
 class StopAt(TrainerCallback):
+    """Stops after a step, and knows which were done."""
+
     def __init__(self, step: int):
         self.step = step
+        self.done: list[int] = []
 
     def on_step_end(self, args, state, control, **kwargs):
+        self.done.append(state.global_step)
         control.should_training_stop |= state.global_step == self.step
 
 
@@ -183,7 +187,10 @@ def test_a_resumed_training_ends_as_if_it_had_not_stopped(tmp_path, model_path):
     train_prm(model_path, rows, args=make_arguments(tmp_path / "stopped", **saving), callbacks=[StopAt(5)])
     through, stopped = weights_of(tmp_path / "through"), weights_of(tmp_path / "stopped")
     assert not torch.equal(through["score.weight"], stopped["score.weight"])
-    train_prm(model_path, rows, args=make_arguments(tmp_path / "stopped", **saving), resume=True)
+    watch = StopAt(8)
+    train_prm(model_path, rows, args=make_arguments(tmp_path / "stopped", **saving), resume=True, callbacks=[watch])
+    assert 1 not in watch.done
+    assert watch.done[-1] == 8
     resumed = weights_of(tmp_path / "stopped")
     for name, weight in through.items():
         assert torch.allclose(weight, resumed[name], atol=1e-6), name
