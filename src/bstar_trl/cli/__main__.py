@@ -1,0 +1,7 @@
+"""`python -m bstar_trl.cli` is `bstar-trl`."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

@@ -1,0 +1,107 @@
+"""`bstar-trl annotate`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .values import option, positive, seed, unescaped
+
+
+def add_to(commands: Any) -> None:
+    """Add the command."""
+    annotate = commands.add_parser(
+        "annotate",
+        help="label the steps of sampled solutions by what becomes of them (Math-Shepherd)",
+        description="Samples solutions, completes every step of theirs several times, and checks the answers: data "
+        "for a process reward model, as parquet. A run that was interrupted goes on where it was.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = annotate.add_argument
+    add("--model", required=True, help="samples the solutions: an id on the Hub, or a folder")
+    add("--completer", metavar="MODEL", help="samples the completions, instead of the same model")
+    add("--dataset", required=True, help="a file (.jsonl, .parquet, .csv), a saved folder, or an id on the Hub")
+    add("--dataset-config", metavar="NAME", help="configuration of a dataset on the Hub")
+    add("--split", default="train", help="split of a dataset on the Hub or of a saved folder")
+    add("--prompt-column", default="prompt", metavar="NAME", help="the column of prompts")
+    add("--limit", type=positive, metavar="N", help="the first N queries alone")
+    add("--output-dir", required=True, metavar="DIR", help="where the parquet shards go")
+    add("--solutions", type=positive, default=15, metavar="N", help="solutions per query")
+    add("--completions", type=positive, default=8, metavar="N", help="completions per step")
+    add(
+        "--labels",
+        choices=("hard", "soft"),
+        default="soft",
+        help="soft: the share of right completions; hard: whether any is right, which needs fewer of them",
+    )
+    add("--temperature", type=float, default=1.0, metavar="T", help="of all sampling")
+    add("--max-new-tokens", type=positive, default=1024, metavar="N", help="length of a solution at most")
+    add("--separator", type=unescaped, default="\\n", metavar="TEXT", help="what stands between two steps")
+    add(
+        "--stop",
+        action="append",
+        type=unescaped,
+        default=[],
+        metavar="TEXT",
+        help="what ends a response, beside EOS; may be given several times",
+    )
+    add("--chat", action="store_true", help="send prompts that are texts through the chat template")
+    add("--verifier", default="answer", help="answer, choice, tests, or module:attribute")
+    add("--engine", choices=("transformers", "vllm"), default="transformers", help="what samples")
+    add("--batch-size", type=positive, default=128, metavar="N", help="samples drawn at once (transformers)")
+    add("--group-size", type=positive, default=16, metavar="N", help="queries annotated together: a shard")
+    add(
+        "--vllm-option",
+        action="append",
+        type=option,
+        default=[],
+        metavar="NAME=VALUE",
+        help="passed on to vllm.LLM, like max_model_len=4096; may be given several times",
+    )
+    add("--seed", type=seed, default=0, help="seed of all sampling")
+    annotate.set_defaults(run=run)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    from ..process_rewards.annotate import Recipe
+    from ..process_rewards.annotation_files import AnnotationFolder
+    from ..process_rewards.inputs import load_queries, load_verifier
+    from ..scoring import check_columns
+
+    recipe = Recipe(**{field: getattr(parsed, field) for field in Recipe.__dataclass_fields__})
+    verifier = load_verifier(parsed.verifier)
+    dataset = load_queries(
+        parsed.dataset, config=parsed.dataset_config, split=parsed.split, prompt_column=parsed.prompt_column
+    )
+    if parsed.limit is not None:
+        dataset = dataset.select(range(min(parsed.limit, len(dataset))))
+    check_columns([verifier], dataset.column_names)
+    names = ("model", "completer", "engine", "verifier", "stop", "batch_size")
+    folder = AnnotationFolder(parsed.output_dir, dataset, recipe, {name: getattr(parsed, name) for name in names})
+    if folder.unfinished:
+        engine = _load_engine(parsed, parsed.model)
+        completer = _load_engine(parsed, parsed.completer) if parsed.completer else None
+        folder.fill(engine, verifier, completer=completer)
+    counts = folder.counts()
+    print(f"{counts.solutions} solutions of {counts.queries} queries, {counts.steps} steps: {folder.path}/*.parquet")
+    print(f"right steps: {counts.right_steps / max(counts.steps, 1):.1%}")
+    print(
+        f"completions: {counts.completions}, of {counts.naive} without savings "
+        f"({counts.completions / max(counts.naive, 1):.1%})"
+    )
+    if counts.without_steps:
+        print(f"left out: {counts.without_steps} solutions without a finished step")
+    if counts.unjudged:
+        print(f"left out: {counts.unjudged} queries that the verifier could not judge")
+    return 0
+
+
+def _load_engine(parsed: argparse.Namespace, model: str) -> Any:
+    from ..engines import TransformersEngine, VLLMEngine
+
+    if parsed.engine == "transformers":
+        return TransformersEngine(model, batch_size=parsed.batch_size, stop=parsed.stop)
+    options = dict(parsed.vllm_option)
+    if parsed.completer:
+        options.setdefault("gpu_memory_utilization", 0.45)  # two models share the GPU
+    return VLLMEngine(model, stop=parsed.stop, **options)

@@ -1,0 +1,75 @@
+"""Types of arguments."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from typing import Any
+
+
+def unescaped(text: str) -> str:
+    r"""`\n` and `\t` as typed in a shell."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def option(text: str) -> tuple[str, Any]:
+    """`name=value`, the value as JSON where it is that, else as text."""
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals:
+        raise argparse.ArgumentTypeError(f"must be like max_model_len=4096, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def positive(text: str) -> int:
+    """A whole number, at least 1."""
+    return _whole_number(text, 1)
+
+
+def seed(text: str) -> int:
+    """A whole number, at least 0."""
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """A number greater than 0."""
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be greater than 0, got {text}")
+    return value
+
+
+def share(text: str) -> float:
+    """A number in 0..1."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be in 0..1, got {text}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
+def setting(text: str) -> tuple[float, float]:
+    """A temperature and a threshold, `1.0,0.0`."""
+    left, _, right = text.partition(",")
+    try:
+        temperature, threshold = float(left), float(right)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be two numbers like 1.0,0.0, got {text!r}") from None
+    if not 0 < temperature < math.inf or not math.isfinite(threshold):
+        raise argparse.ArgumentTypeError(f"temperature must be greater than 0, and both finite, got {text!r}")
+    return temperature, threshold
