@@ -28,7 +28,7 @@ def run(*words: str, cwd) -> subprocess.CompletedProcess:
         (["demo", "--iterations", "0"], "must be a whole number of at least 1, got 0"),
         (["demo", "--iterations", "many"], "must be a whole number of at least 1, got many"),
         (["demo", "--seed", "-1"], "must be a whole number of at least 0, got -1"),
-        (["demo", "--reward", "prm"], "invalid choice: 'prm'"),
+        (["demo", "--reward", "oracle"], "invalid choice: 'oracle'"),
         (["demo", "--setting", "1"], "must be two numbers like 1.0,0.0, got '1'"),
         (["demo", "--setting", "0,0"], "temperature must be greater than 0"),
         (["demo", "--setting", "0.8,0.5"], "--static"),

@@ -14,8 +14,9 @@ from conftest import make_trainer
 from peft import LoraConfig
 
 from bstar_trl import BalanceCallback, Request
-from bstar_trl.testbed import policy_path
-from bstar_trl.testbed.rewards import StepChecker, SumMatch
+from bstar_trl.rewards import ProcessReward
+from bstar_trl.testbed import policy_path, prm_path
+from bstar_trl.testbed.rewards import SumMatch
 from bstar_trl.testbed.task import make_dataset
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -40,7 +41,7 @@ def trainer(tmp_path_factory):
     return make_trainer(
         tmp_path_factory.mktemp("vllm"),
         policy_path(),
-        reward_funcs=[SumMatch(), StepChecker()],
+        reward_funcs=[SumMatch(), ProcessReward(prm_path())],
         train_dataset=make_dataset(400, (5,)),
         callbacks=[BalanceCallback([0.6, 1.0], num_queries=10)],
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear"),

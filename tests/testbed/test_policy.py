@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bstar_trl.testbed import policy_path
 from bstar_trl.testbed.measure import measure, sample
-from bstar_trl.testbed.rewards import StepChecker, SumMatch
+from bstar_trl.testbed.rewards import SumMatch
 from bstar_trl.testbed.task import answer_of, answer_to, draw_prompts, is_valid, terms_of
 
 
@@ -83,21 +83,3 @@ def test_sum_match_reads_the_last_digit():
     scores = SumMatch().score(["7+1="] * 4, ["8", "7", "", "1=8"], answer=["8", "8", "8", 8])
     assert [item.value for item in scores] == [1.0, 0.0, 0.0, 1.0]
     assert [item.reason for item in scores] == ["correct", "wrong answer 7", "no answer", "correct"]
-
-
-def test_step_checker_is_noise_around_the_truth():
-    prompts = draw_prompts(4000, (5,), seed=5)
-    rng = np.random.default_rng(0)
-    from bstar_trl.testbed.task import random_chain
-
-    valid = [random_chain(rng, terms_of(prompt)) for prompt in prompts]
-    checker = StepChecker()
-    for responses, centre in ((valid, 0.6), (["0"] * len(prompts), -0.6)):
-        values = np.array([item.value for item in checker.score(prompts, responses)])
-        assert (np.abs(values) <= 1).all()
-        # The mean of 0.6 plus normal noise of 0.5, clipped at 1, from a million draws of another generator.
-        reference = np.clip(centre + np.random.RandomState(1).normal(0, 0.5, 1_000_000), -1, 1)
-        assert values.mean() == pytest.approx(reference.mean(), abs=0.03)
-        assert values.std() == pytest.approx(reference.std(), abs=0.03)
-        again = [item.value for item in checker.score(prompts[::-1], responses[::-1])]
-        assert again == values[::-1].tolist()

@@ -15,6 +15,7 @@ COLUMNS = (
     ("balance_score", "balance", "{:.3f}"),
     ("selected", "selected", "{:d}"),
     ("lucky_share", "lucky", "{:.3f}"),
+    ("reward@16-4", "rwd@16-4", "{:.3f}"),
     ("pass@1", "pass@1", "{:.3f}"),
     ("valid@1", "valid@1", "{:.3f}"),
     ("distinct_valid", "distinct", "{:.2f}"),
@@ -43,9 +44,9 @@ def add_to(commands: Any) -> None:
     )
     demo.add_argument(
         "--reward",
-        choices=("checker", "answer"),
-        default="checker",
-        help="the answer and a noisy step checker, or the answer alone",
+        choices=("prm", "answer"),
+        default="prm",
+        help="the answer and a process reward model, or the answer alone",
     )
     demo.add_argument(
         "--setting",

@@ -16,14 +16,16 @@ from ..callback import BalanceCallback
 from ..config import BSTaRConfig
 from ..errors import ConfigurationError
 from ..records import Rollouts, Selection, Setting
+from ..rewards import ProcessReward
 from ..trainer import BSTaRTrainer
-from . import policy_path
+from . import policy_path, prm_path
 from .measure import measure
-from .rewards import StepChecker, SumMatch
+from .rewards import SumMatch
 from .task import is_valid, make_dataset
 
 QUERIES = 300
 GENERATIONS = 16
+REWARD = f"reward@{GENERATIONS}-4"  # whether the responses with the highest rewards are right
 TARGET = 4
 STEPS = 60
 BATCH_SIZE = 64
@@ -80,6 +82,7 @@ class _Observer(TrainerCallback):
             "balance_score": balance["balance/score"],
             "selected": int(self.trainer.figures["select/samples"]),
             "lucky_share": self.trainer.lucky_share,
+            REWARD: self.trainer.figures[f"explore/{REWARD}"],
             "probe_completions": int(balance["balance/probe_completions"]),
             "explore_completions": int(self.trainer.figures["explore/completions"]),
             "seconds": seconds,
@@ -96,8 +99,9 @@ def run_demo(
     iterations: int = 8,
     seed: int = 0,
     static: bool = False,
-    reward: Literal["answer", "checker"] = "checker",
+    reward: Literal["answer", "prm"] = "prm",
     setting: tuple[float, float] = (1.0, 0.0),
+    save_policy: bool = False,
     on_row: Callable[[Summary], None] = lambda row: None,
 ) -> Summary:
     """Train the testbed's policy and measure it after each iteration; on the CPU, in fp32.
@@ -107,8 +111,9 @@ def run_demo(
         iterations (`int`): rounds of probe, explore, score, select, improve.
         seed (`int`): of data, sampling and training.
         static (`bool`): a fixed setting instead of a balanced one, with as many completions in all.
-        reward (`str`): `"checker"`: the answer and a noisy step checker; `"answer"`: the answer alone.
+        reward (`str`): `"prm"`: the answer and the testbed's process reward model; `"answer"`: the answer alone.
         setting (`tuple[float, float]`): temperature and threshold of a static run.
+        save_policy (`bool`): save the trained policy in the folder `policy` of `output_dir`.
         on_row: told the figures before the first iteration, and those of each iteration after it.
 
     Returns:
@@ -141,7 +146,7 @@ def run_demo(
     trainer = DemoTrainer(
         model=model,
         processing_class=tokenizer,
-        reward_funcs=[SumMatch(), StepChecker()] if reward == "checker" else [SumMatch()],
+        reward_funcs=[SumMatch(), ProcessReward(prm_path(), dtype=torch.float32)] if reward == "prm" else [SumMatch()],
         args=BSTaRConfig(
             output_dir=str(output_dir),
             max_steps=iterations * STEPS,
@@ -170,6 +175,8 @@ def run_demo(
     initial = measured()
     on_row(initial)
     trainer.train()
+    if save_policy:
+        trainer.save_model(str(Path(output_dir) / "policy"))
     final = {name: observer.rows[-1][name] for name in initial}
     summary = {"initial": initial, "iterations": observer.rows, "final": final}
     (Path(output_dir) / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
