@@ -6,7 +6,6 @@ to the tests, judged there.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import contextlib
 import io
@@ -36,7 +35,7 @@ class Lender:
         self._numbers: dict[int, int] = {}
         self._handles: dict[int, Any] = {}  # what the tests have lent
         self.faces: dict[int, Any] = {}
-        self._runner = asyncio.Runner()
+        self._runner: Any = None
         # Held by whoever reads the channel: given away while the program works, so that its threads can ask the tests.
         self._turn = threading.RLock()
 
@@ -75,6 +74,9 @@ class Lender:
 
     def run(self, target: Any) -> Any:
         """Await something; all of it in one event loop."""
+        import asyncio  # large: every page of the warm parent makes each fork dearer
+
+        self._runner = self._runner or asyncio.Runner()
 
         async def awaited() -> Any:
             return await target
@@ -231,6 +233,9 @@ def _text(error: BaseException) -> str:
 @contextlib.contextmanager
 def _redirected(message: dict[str, Any], reply: dict[str, Any]) -> Iterator[None]:
     """Standard input and output as the tests have set theirs; what is printed goes into the reply."""
+    if message["reads"] is None and not message["prints"]:
+        yield
+        return
     stdin, stdout, printed = sys.stdin, sys.stdout, io.StringIO()
     if message["reads"] is not None:
         sys.stdin = io.StringIO(message["reads"])

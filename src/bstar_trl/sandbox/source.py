@@ -71,13 +71,10 @@ class Source:
         codes = [compile(tree, file, "exec", dont_inherit=True) for file, tree in trees.items()]
         self.trusted: CodeType = codes[0]
         self.tests: list[CodeType] = codes[1:]
-        self._statements = {file: set(_statements(tree)) for file, tree in trees.items()}
-        self._in_place = {file: set(_in_place_calls(tree)) for file, tree in trees.items()}
-        self._asserts = {
-            file: [(node.lineno, node.end_lineno or 0) for node in ast.walk(tree) if isinstance(node, ast.Assert)]
-            for file, tree in trees.items()
-        }
-        nodes = [node for file, tree in trees.items() if file != "trusted" for node in ast.walk(tree)]
+        self._nodes = {file: list(ast.walk(tree)) for file, tree in trees.items()}
+        self._statements = {file: set(_statements(nodes)) for file, nodes in self._nodes.items()}
+        self._in_place = {file: set(_in_place_calls(nodes)) for file, nodes in self._nodes.items()}
+        nodes = [node for file, nodes in self._nodes.items() if file != "trusted" for node in nodes]
         self.names = {node.id for node in nodes if isinstance(node, ast.Name)}
         own = _defined(nodes)
         self.modules = sorted(_modules(nodes, own))
@@ -100,9 +97,9 @@ class Source:
     def fails_in_assertion(self, trace: TracebackType | None) -> bool:
         """Whether an exception left an `assert` of the tests."""
         while trace is not None:
-            lines = self._asserts.get(trace.tb_frame.f_code.co_filename, ())
-            if any(first <= trace.tb_lineno <= last for first, last in lines):
-                return True
+            for node in self._nodes.get(trace.tb_frame.f_code.co_filename, ()):
+                if isinstance(node, ast.Assert) and node.lineno <= trace.tb_lineno <= (node.end_lineno or 0):
+                    return True
             trace = trace.tb_next
         return False
 
@@ -140,16 +137,18 @@ class _ClassAccess(ast.NodeTransformer):
 
 
 def _parsed(text: str) -> ast.Module:
-    tree: ast.Module = _ClassAccess().visit(ast.parse(text))
+    tree = ast.parse(text)
+    if "__class__" in text:
+        _ClassAccess().visit(tree)
     return tree
 
 
-def _statements(tree: ast.AST) -> Iterator[Span]:
-    yield from (_span(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr))
+def _statements(nodes: Sequence[ast.AST]) -> Iterator[Span]:
+    yield from (_span(node.value) for node in nodes if isinstance(node, ast.Expr))
 
 
-def _in_place_calls(tree: ast.AST) -> Iterator[Span]:
-    for node in ast.walk(tree):
+def _in_place_calls(nodes: Sequence[ast.AST]) -> Iterator[Span]:
+    for node in nodes:
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.Return) and node.value is not None:
             yield _span(node.value)
         elif isinstance(node, ast.Compare):
