@@ -16,6 +16,7 @@ CATCH_ALL: dict[Any, Any] = {
 }
 LEAVING = {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}  # what tests may expect besides
 FRAMEWORKS = ("unittest", "doctest", "bdb")  # their exceptions mean something to whoever runs tests, `SkipTest` say
+OF_PROGRAM = "of_program"  # the attribute of an exception that the program raised: the reason it stands for
 REASONS = ("exception", "memory", "forbidden", "no answer")
 
 
@@ -84,7 +85,7 @@ class StandIns:
             if not issubclass(kind, self.expected):
                 self._stop("no answer", f"{kind.__name__}: the program tried to leave")
             error = _built(kind, tuple(self._decode(arguments)))
-            error.__dict__ |= {name: self._decode(value) for name, value in fields.items()}
+            error.__dict__ |= {name: self._decode(value) for name, value in fields.items() if name != OF_PROGRAM}
             error.__dict__ |= {"__number__": number, "__text__": text}
             if cause is not None:
                 error.__cause__ = self.error(cause)
@@ -141,7 +142,7 @@ def ending(error: BaseException, *, stops: bool) -> BaseException:
 
 def of_program(error: BaseException) -> str | None:
     """Why the program raised this; `None` where the tests did."""
-    return error.__dict__.get("of_program")
+    return error.__dict__.get(OF_PROGRAM)
 
 
 def _solid(kind: Any) -> Any:
