@@ -21,6 +21,7 @@ from bstar_trl.engines import TransformersEngine
 from bstar_trl.errors import ConfigurationError, DatasetError
 from bstar_trl.process_rewards.annotate import Recipe, annotate
 from bstar_trl.process_rewards.annotation_files import AnnotationFolder
+from bstar_trl.process_rewards.data import load_rows
 from bstar_trl.process_rewards.inputs import load_queries, load_verifier
 from bstar_trl.rewards import AnswerMatch, MultipleChoice, UnitTests
 from bstar_trl.testbed import policy_path
@@ -101,6 +102,15 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path, sums
     count = int(again.stdout.split("completions: ")[1].split(",")[0])
     assert count <= sampled  # common steps stand in several rows
     assert f"of {8 * steps} without savings ({count / (8 * steps):.1%})" in again.stdout
+
+
+def test_the_folder_is_what_train_prm_reads(tmp_path, engine):
+    AnnotationFolder(tmp_path / "steps", make_dataset(4, (5,)), RECIPE, {}).fill(engine, SumMatch())
+    rows = load_rows([tmp_path / "steps"])
+    written = load_dataset("parquet", data_files=str(tmp_path / "steps" / "*.parquet"), split="train")
+    assert len(rows) == 4 * 4
+    for name in ("prompt", "completions", "labels", "correct"):
+        assert rows[name][:] == written[name][:]
 
 
 def test_an_interrupted_folder_is_finished_with_equal_shards(tmp_path, engine):

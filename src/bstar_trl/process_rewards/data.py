@@ -173,6 +173,8 @@ def _read(source: str) -> Dataset:
     path = Path(source)
     if path.is_dir():
         files = sorted(item for item in path.rglob("*") if item.suffix in KINDS)
+        # Beside parquet, JSON tells about the data: the manifest of an annotation, a metrics.json.
+        files = [item for item in files if KINDS[item.suffix] == "parquet"] or files
         if not files:
             raise DatasetError(f"the folder {source} holds no file that ends in {', '.join(KINDS)}")
     else:
