@@ -49,6 +49,8 @@ class TransformersEngine:
     ):
         if batch_size < 1:
             raise ConfigurationError(f"batch_size must be at least 1, got {batch_size}")
+        if "" in stop:
+            raise ConfigurationError("stop must be texts of at least one character, got an empty one")
         name = model if isinstance(model, str) else model.name_or_path
         try:
             if tokenizer is None:
@@ -56,7 +58,7 @@ class TransformersEngine:
             if isinstance(model, str):
                 loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
                 model = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ConfigurationError(f"cannot load the model {name!r}: {error}") from error
         self.tokenizer = checked_tokenizer(tokenizer)
         self.model = model

@@ -237,16 +237,21 @@ class Annotator:
         for positions, sampled in engine.run(jobs):
             tokens = [[*begun[place], *item.token_ids] for place, item in zip(positions, sampled, strict=True)]
             texts = engine.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            cut = [_before(engine.stop, text) for text in texts]
+            # A stop string may begin in what was begun and end in what was sampled: an engine sees but one of the two.
+            ended = [
+                item.ended or len(kept) < len(text) for item, kept, text in zip(sampled, cut, texts, strict=True)
+            ]
             chunk = [
                 Completion(
                     query_id=queries[place],
                     temperature=jobs[place].temperature,
                     prompt_ids=jobs[place].prompt_ids,
                     token_ids=token_ids,
-                    text=_before(engine.stop, text),
-                    finish_reason="stop" if item.ended else "length",
+                    text=text,
+                    finish_reason="stop" if is_ended else "length",
                 )
-                for place, item, token_ids, text in zip(positions, sampled, tokens, texts, strict=True)
+                for place, token_ids, text, is_ended in zip(positions, tokens, cut, ended, strict=True)
             ]
             self._scorer.add(chunk, [dict(rows[item.query_id]) for item in chunk], None)
             order += positions

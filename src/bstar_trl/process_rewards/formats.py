@@ -272,7 +272,13 @@ def _cleaner(tokenizer: Any, tag: str) -> Callable[[str], str]:
     """Takes the tag (a pattern) and special tokens out of texts: a response must not write its own marks or turns."""
     special = {re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
     marks = re.compile("|".join([tag, *sorted(special)]))
-    return lambda text: marks.sub("", text).strip()
+
+    def clean(text: str) -> str:
+        while (shorter := marks.sub("", text)) != text:  # what is left may close up to another mark
+            text = shorter
+        return text.strip()
+
+    return clean
 
 
 def _located(

@@ -34,12 +34,17 @@ def load_queries(
         DatasetError: it cannot be loaded, has no such column, or no rows.
     """
     from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets.exceptions import DatasetGenerationError
 
     path = Path(name)
     if path.is_file():
         if path.suffix not in FILES:
             raise DatasetError(f"a dataset file must be one of {', '.join(FILES)}, got {name}")
-        found: Any = load_dataset(FILES[path.suffix], data_files=str(path), split="train")
+        try:
+            found: Any = load_dataset(FILES[path.suffix], data_files=str(path), split="train")
+        except (DatasetGenerationError, ValueError, StopIteration) as error:
+            cause = error.__cause__ or error
+            raise DatasetError(f"cannot read {name}: {str(cause) or 'it has no rows'}") from error
     elif (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         found = load_from_disk(name)
         if isinstance(found, DatasetDict):
@@ -51,7 +56,7 @@ def load_queries(
     else:
         try:
             found = load_dataset(name, config, split=split)
-        except OSError as error:  # not there, or the Hub cannot be reached
+        except (OSError, ValueError) as error:  # not there, no such split, or the Hub cannot be reached
             raise DatasetError(f"cannot load the dataset {name!r}: {error}") from error
     if prompt_column not in found.column_names:
         raise DatasetError(

@@ -104,7 +104,13 @@ class StepModel:
             kwargs.setdefault("device_map", {"": CPU if offload else self.device})
             if not own_class:
                 kwargs["trust_remote_code"] = trust_remote_code
-            model = loader.from_pretrained(model, **kwargs)
+            name = model
+            model, loading = loader.from_pretrained(name, output_loading_info=True, **kwargs)
+            if loading["missing_keys"]:
+                raise ConfigurationError(
+                    f"{name} is no model of the family {type(self.format).__name__}: it has no weights for "
+                    f"{', '.join(sorted(loading['missing_keys'])[:3])}"
+                )
         elif dtype is not None:
             model = model.to(dtype)
         self.model: Any = model.eval()

@@ -214,6 +214,8 @@ def train_prm(
     checkpoint = get_last_checkpoint(str(args.output_dir)) if resume and Path(str(args.output_dir)).is_dir() else None
     if resume and checkpoint is None:
         raise ConfigurationError(f"nothing to resume from: no checkpoint in {args.output_dir}")
+    if not resume and Path(str(args.output_dir)).is_dir() and (other := get_last_checkpoint(str(args.output_dir))):
+        raise ConfigurationError(f"{other} is of an earlier training: go on from it (resume), or use another folder")
     torch.manual_seed(args.seed)  # of the new head
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)

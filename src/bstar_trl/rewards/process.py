@@ -101,6 +101,12 @@ class ProcessReward(RewardFn):
             raise ConfigurationError("split must be a text of at least one character, or a function; got ''")
         if batch_tokens is not None and batch_tokens < 1:
             raise ConfigurationError(f"batch_tokens must be at least 1, got {batch_tokens}")
+        if max_length is not None and max_length < 1:
+            raise ConfigurationError(f"max_length must be at least 1, got {max_length}")
+        if split is not None and not isinstance(split, str) and not callable(split):
+            raise ConfigurationError(f"split must be a text or a function, got {split!r}")
+        if not callable(question):
+            raise ConfigurationError(f"question must be a function from a prompt to a text, got {question!r}")
         self.reduce: Reduce = reduce if callable(reduce) else REDUCTIONS[reduce]
         self.question = question
         self.beside_generation = not offload
