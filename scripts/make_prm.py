@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output-dir", type=Path, default=FOLDER)
     parser.add_argument("--work-dir", type=Path, help="keeps what is made on the way, and goes on from it")
-    parser.add_argument("--epochs", type=float, default=6.0)
+    parser.add_argument("--epochs", type=float, default=12.0)
     parser.add_argument("--measure", action="store_true", help="only measure what lies in the output folder")
     parsed = parser.parse_args()
     torch.set_num_threads(1)

@@ -239,7 +239,7 @@ class Annotator:
             texts = engine.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             cut = [_before(engine.stop, text) for text in texts]
             # A stop string may begin in what was begun and end in what was sampled: an engine sees but one of the two.
-            ended = [
+            stopped = [
                 item.ended or len(kept) < len(text) for item, kept, text in zip(sampled, cut, texts, strict=True)
             ]
             chunk = [
@@ -249,9 +249,9 @@ class Annotator:
                     prompt_ids=jobs[place].prompt_ids,
                     token_ids=token_ids,
                     text=text,
-                    finish_reason="stop" if is_ended else "length",
+                    finish_reason="stop" if has_stopped else "length",
                 )
-                for place, token_ids, text, is_ended in zip(positions, tokens, cut, ended, strict=True)
+                for place, token_ids, text, has_stopped in zip(positions, tokens, cut, stopped, strict=True)
             ]
             self._scorer.add(chunk, [dict(rows[item.query_id]) for item in chunk], None)
             order += positions
