@@ -35,7 +35,8 @@ class TransformersEngine:
         max_new_tokens (`int`): length of a sample at most, where its job does not say.
 
     Raises:
-        ConfigurationError: the model cannot be loaded, or its tokenizer has no EOS.
+        ConfigurationError: the model cannot be loaded or is no causal one, its tokenizer has no EOS, an empty stop
+            string.
     """
 
     def __init__(
@@ -52,14 +53,21 @@ class TransformersEngine:
         if "" in stop:
             raise ConfigurationError("stop must be texts of at least one character, got an empty one")
         name = model if isinstance(model, str) else model.name_or_path
+        missing: list[str] = []
         try:
             if tokenizer is None:
                 tokenizer = AutoTokenizer.from_pretrained(name)
             if isinstance(model, str):
-                loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+                loader: Any = AutoModelForCausalLM
+                loaded, loading = loader.from_pretrained(model, dtype="auto", output_loading_info=True)
+                missing = sorted(loading["missing_keys"])
                 model = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"cannot load the model {name!r}: {error}") from error
+        if missing:
+            raise ConfigurationError(
+                f"{name} is no causal language model: it has no weights for {', '.join(missing[:3])}"
+            )
         self.tokenizer = checked_tokenizer(tokenizer)
         self.model = model
         self.batch_size = batch_size
