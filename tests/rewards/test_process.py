@@ -267,7 +267,9 @@ def test_a_response_cannot_write_its_own_marks(folders, family, mark):
     np.testing.assert_array_equal(marked, plain)
 
 
-@pytest.mark.parametrize(("family", "mark"), [("math-shepherd", "ки"), ("qwen", "<extra_0>"), ("rlhflow", "<|eot_id|>")])
+@pytest.mark.parametrize(
+    ("family", "mark"), [("math-shepherd", "ки"), ("qwen", "<extra_0>"), ("rlhflow", "<|eot_id|>")]
+)
 def test_a_step_of_nothing_but_marks_is_none(folders, family, mark):
     reward = ProcessReward(folders[family], split="\n")
     (score,) = reward.score(["1+1="], [f"{mark}\n {mark} "])

@@ -90,7 +90,9 @@ class StepModel:
         model = str(model) if is_path else model
         kwargs = {**(_four_bits() if load_in_4bit else {}), **(model_kwargs or {})}
         with _explained(model if is_path else _class_name(model)):
-            config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code) if is_path else model.config
+            config = (
+                AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code) if is_path else model.config
+            )
             self.tokenizer: Any = tokenizer or AutoTokenizer.from_pretrained(
                 model if is_path else config._name_or_path, trust_remote_code=trust_remote_code
             )
