@@ -110,7 +110,7 @@ def check_rewards(functions: Sequence[Any], args: BSTaRConfig) -> int:
     for function, name in zip(functions, names, strict=True):
         if isinstance(function, RewardFn) and names.count(name) > 1:
             raise ConfigurationError(
-                f"{names.count(name)} rewards are called {name!r}, and one would hide the other in all logs: give this "
+                f"{names.count(name)} rewards are called {name!r}, and one would hide the other in logs: give this "
                 f"{type(function).__name__} a name of its own (name=...)"
             )
     verifier = find_verifier(functions, args.verifier)

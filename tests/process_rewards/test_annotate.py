@@ -423,7 +423,7 @@ def test_the_text_of_a_prompt():
 
 
 class Scripted:
-    """An engine that says what it was told to (the last of it over and over), and sees nothing but its own new tokens, as vLLM does."""
+    """Says what it was told to, the last of it over and over; sees its own new tokens alone, as vLLM does."""
 
     max_length = None
 

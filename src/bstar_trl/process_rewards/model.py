@@ -90,11 +90,10 @@ class StepModel:
         model = str(model) if is_path else model
         kwargs = {**(_four_bits() if load_in_4bit else {}), **(model_kwargs or {})}
         with _explained(model if is_path else _class_name(model)):
-            config = (
-                AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code) if is_path else model.config
-            )
+            trust = {"trust_remote_code": trust_remote_code}
+            config = AutoConfig.from_pretrained(model, **trust) if is_path else model.config
             self.tokenizer: Any = tokenizer or AutoTokenizer.from_pretrained(
-                model if is_path else config._name_or_path, trust_remote_code=trust_remote_code
+                model if is_path else config._name_or_path, **trust
             )
         architecture = (config.architectures or [""])[0] if is_path else _class_name(model)
         self.format = find_format(format, architecture, config, self.tokenizer)
@@ -164,7 +163,7 @@ def _explained(name: str) -> Iterator[None]:
     """Says which model it was that cannot be loaded."""
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(f"cannot load the model {name!r}, or its tokenizer: {error}") from error
 
 
