@@ -12,6 +12,7 @@ from transformers import HfArgumentParser
 from trl import GRPOConfig
 
 from bstar_trl import BalanceCallback, BSTaRConfig, BSTaRTrainer
+from bstar_trl.checks import check_rewards
 from bstar_trl.config import as_bstar_config
 from bstar_trl.errors import BStarError, ConfigurationError, DatasetError, UnsupportedOptionError
 from bstar_trl.rewards import AnswerMatch
@@ -195,6 +196,25 @@ def test_refused_before_any_weight_is_loaded(arguments, settings, error, message
     with pytest.raises(error, match=message) as raised:
         BSTaRTrainer(model=NOT_A_MODEL, args=args, **arguments)
     assert isinstance(raised.value, BStarError)
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [
+        [AnswerMatch(), AnswerMatch()],
+        [has_digit, AnswerMatch(name="has_digit")],
+        [AnswerMatch(name="correct"), has_digit, AnswerMatch(name="correct")],
+    ],
+)
+def test_rewards_of_equal_names_are_refused(functions):
+    args = BSTaRConfig(output_dir="unused", bf16=False)
+    with pytest.raises(ConfigurationError, match=r"2 rewards are called .*this AnswerMatch a name of its own \(name="):
+        BSTaRTrainer(model=NOT_A_MODEL, args=args, reward_funcs=functions, train_dataset=make_dataset())
+
+
+def test_functions_of_equal_names_are_trls_matter():
+    args = BSTaRConfig(output_dir="unused", bf16=False, verifier=0)
+    assert check_rewards([has_digit, has_digit, AnswerMatch()], args) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
+from prms import make_token_classifier
 from scipy.stats import chisquare
 
 from bstar_trl.engines import Job, TransformersEngine, VLLMEngine, prompt_ids
@@ -90,6 +91,50 @@ def test_a_stop_string_ends_a_response():
     assert len(stopped) > 20
     assert all(item.ended and item.token_ids[-1] == EOS for item in stopped)
     assert all(text.endswith(("3", "ab")) for text in texts if "3" in text or "ab" in text)
+
+
+def test_a_stop_string_may_begin_in_the_prompt():
+    """Transformers stops there, so it is an end, not a cut; one that lies in the prompt alone is none."""
+    engine = make_engine(make_model(initializer_range=0.1), stop=("=1", "3="))
+    jobs = make_jobs("1+23=", n=400, max_new_tokens=4)
+    sampled = sample(engine, jobs)
+    texts = [make_tokenizer().decode(item.token_ids, skip_special_tokens=True) for item in sampled]
+    border = [(text, item) for text, item in zip(texts, sampled, strict=True) if text.startswith("1")]
+    assert len(border) > 5
+    assert all(text == "1" and item.ended and item.token_ids[-1] == EOS for text, item in border)
+    cut = [item for text, item in zip(texts, sampled, strict=True) if len(text) == 4 and "3=" not in text]
+    assert len([item for item in cut if not item.ended]) > 100
+
+
+def test_every_end_that_the_model_declares_ends_a_response():
+    model = make_model(initializer_range=0.1)
+    other = make_tokenizer().convert_tokens_to_ids("7")
+    model.generation_config.eos_token_id = [EOS, other]
+    sampled = sample(make_engine(model), make_jobs(n=300))
+    ended = [item for item in sampled if item.token_ids[-1] == other]
+    assert len(ended) > 20
+    assert all(item.ended for item in ended)
+    assert not any(other in item.token_ids[:-1] for item in sampled)
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path):
+    path = make_token_classifier(tmp_path)
+    with pytest.raises(
+        ConfigurationError, match=r"is no causal language model: it has no weights for lm_head\.weight"
+    ):
+        TransformersEngine(path)
+
+
+def test_tied_embeddings_lack_nothing(tmp_path):
+    make_model(tie_word_embeddings=True).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    assert TransformersEngine(str(tmp_path)).model.config.tie_word_embeddings
+
+
+def test_empty_stop_strings_are_refused(model_path):
+    for engine in (TransformersEngine, VLLMEngine):
+        with pytest.raises(ConfigurationError, match="stop must be texts of at least one character"):
+            engine(model_path, stop=("a", ""))
 
 
 def test_seeds_alone_decide_and_nothing_else_is_moved():

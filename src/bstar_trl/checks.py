@@ -12,6 +12,7 @@ from datasets import Dataset, IterableDataset
 from .callback import BalanceCallback
 from .config import BSTaRConfig
 from .errors import ConfigurationError, DatasetError, DatasetTypeError, UnsupportedOptionError
+from .rewards.base import RewardFn
 from .scoring import check_columns, find_verifier, reward_name
 
 
@@ -90,9 +91,11 @@ def is_balance_callback(item: Any) -> bool:
 def check_rewards(functions: Sequence[Any], args: BSTaRConfig) -> int:
     """Check names and weights of the rewards; returns the verifier's index.
 
+    Functions of equal names are let through, as in TRL, where one's figures hide the other's.
+
     Raises:
-        ConfigurationError: no reward, no (or no single) verifier, as many weights as there are not rewards, a weight
-            or `correct_at` that is no finite number.
+        ConfigurationError: no reward, a `RewardFn` with the name of another reward, no (or no single) verifier, as
+            many weights as there are not rewards, a weight or `correct_at` that is no finite number.
     """
     if not functions or functions[0] is None:
         raise ConfigurationError(
@@ -103,6 +106,13 @@ def check_rewards(functions: Sequence[Any], args: BSTaRConfig) -> int:
             f"reward_weights must hold one weight per reward: got {len(args.reward_weights)}, expected "
             f"{len(functions)} ({', '.join(map(reward_name, functions))})"
         )
+    names = [reward_name(function) for function in functions]
+    for function, name in zip(functions, names, strict=True):
+        if isinstance(function, RewardFn) and names.count(name) > 1:
+            raise ConfigurationError(
+                f"{names.count(name)} rewards are called {name!r}, and one would hide the other in logs: give this "
+                f"{type(function).__name__} a name of its own (name=...)"
+            )
     verifier = find_verifier(functions, args.verifier)
     for weight in args.reward_weights or ():
         if not math.isfinite(weight):

@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import Fuse
 from transformers import PreTrainedTokenizerFast
 
-from bstar_trl.engines import TransformersEngine
+from bstar_trl.engines import Sampled, TransformersEngine
 from bstar_trl.errors import ConfigurationError, DatasetError, RewardError
 from bstar_trl.process_rewards.annotate import Annotator, Recipe, annotate, round_sizes
 from bstar_trl.process_rewards.steps import prompt_text, split_steps, step_spans
@@ -420,3 +420,91 @@ def test_steps_stand_between_separators(response, separator, steps):
 def test_the_text_of_a_prompt():
     messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "1+2"}]
     assert prompt_text("1+2") == prompt_text(messages) == "1+2"
+
+
+class Scripted:
+    """Says what it was told to, the last of it over and over; sees its own new tokens alone, as vLLM does."""
+
+    max_length = None
+
+    def __init__(self, *answers: tuple[str, bool], stop=()):
+        self.tokenizer = make_small_tokenizer()
+        self.stop = stop
+        self.answers = answers  # to each call: a text, and whether EOS ends it
+        self.calls = 0
+
+    def run(self, jobs):
+        text, ended = self.answers[min(self.calls, len(self.answers) - 1)]
+        self.calls += 1
+        tokens = self.tokenizer(text)["input_ids"] + [self.tokenizer.eos_token_id] * ended
+        if jobs:
+            yield list(range(len(jobs))), [Sampled(tokens, ended) for _ in jobs]
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
+def test_a_stop_string_across_the_border_of_prefix_and_completion_ends_it(labels):
+    seen = []
+
+    def verifier(completions, **columns):
+        seen.extend(completions)
+        return [float(text == "a") for text in completions]
+
+    engine = Scripted(("a=b", True), ("=ab", False), stop=("==",))
+    recipe = Recipe(solutions=1, completions=4, labels=labels, separator="=", max_new_tokens=LENGTH)
+    (row,) = annotate(engine, [{"prompt": PROMPT}], verifier, recipe)
+    assert set(seen) == {"a=b", "a"}  # `a=` was begun, `=` came next
+    assert row["completions"] == ["a", "b"]
+    assert row["labels"] == [1.0, 0.0]
+
+
+def test_a_query_whose_completions_cannot_be_judged_is_left_out():
+    def verifier(completions, **columns):
+        return [None if text == "a=a" else 1.0 for text in completions]
+
+    engine = Scripted(("a=b", True), ("a", True))
+    annotator = Annotator(engine, verifier, Recipe(solutions=2, separator="=", max_new_tokens=LENGTH))
+    found = annotator.annotate([{"prompt": PROMPT}])
+    assert found.rows == []
+    assert (found.counts.unjudged, found.counts.solutions) == (1, 0)
+
+
+@pytest.mark.parametrize("limits", [(256, 20), (20, 256), (None, 20), (20, None)])
+def test_a_prompt_must_fit_both_engines(limits):
+    engines = [Scripted(), Scripted()]
+    for engine, limit in zip(engines, limits, strict=True):
+        engine.max_length = limit
+    recipe = Recipe(max_new_tokens=15)
+    annotator = Annotator(engines[0], right, recipe, completer=engines[1])
+    assert annotator.prompt_ids([{"prompt": "ab=ab"}]) == [engines[0].tokenizer("ab=ab")["input_ids"]]
+    with pytest.raises(DatasetError, match="row 0: a prompt of 6 tokens and 15 new ones do not fit the model's 20"):
+        annotator.prompt_ids([{"prompt": "ab=ab="}])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": 12}, "row 0: a prompt must be a text or messages, got 12"),
+        ({"prompt": 0}, "row 0: a prompt must be a text or messages, got 0"),
+        ({"prompt": [1, 2]}, r"row 0: a prompt must be a text or messages, got \[1, 2\]"),
+        ({"prompt": [{"role": "system", "content": "ab"}]}, "row 0: .*the user's last message"),
+    ],
+)
+def test_prompts_of_another_kind_are_named(row, message):
+    annotator = Annotator(Scripted(), right, Recipe(max_new_tokens=LENGTH))
+    with pytest.raises(DatasetError, match=message):
+        annotator.prompt_ids([row])
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_chat_needs_a_template(chat):
+    annotator = Annotator(Scripted(), right, Recipe(max_new_tokens=LENGTH, chat=chat))
+    prompt = "ab" if chat else [{"role": "user", "content": "ab"}]
+    with pytest.raises(ConfigurationError, match="needs a chat template, and this tokenizer has none"):
+        annotator.prompt_ids([{"prompt": prompt}])
+
+
+@pytest.mark.parametrize(("given", "kept"), [({"id": None}, None), ({"id": 3}, "3"), ({}, "0")])
+def test_ids_are_kept(given, kept):
+    engine = Scripted(("a", True))
+    (row,) = annotate(engine, [{"prompt": PROMPT, **given}], right, Recipe(solutions=1, max_new_tokens=LENGTH))
+    assert row["id"] == kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -19,8 +20,8 @@ from trl.data_utils import is_conversational
 from bstar_trl.cli import main
 from bstar_trl.engines import TransformersEngine
 from bstar_trl.errors import ConfigurationError, DatasetError
-from bstar_trl.process_rewards.annotate import Recipe, annotate
-from bstar_trl.process_rewards.annotation_files import AnnotationFolder
+from bstar_trl.process_rewards.annotate import Annotator, Recipe, annotate
+from bstar_trl.process_rewards.annotation_files import AnnotationFolder, _write, _write_shard
 from bstar_trl.process_rewards.data import load_rows
 from bstar_trl.process_rewards.inputs import load_queries, load_verifier
 from bstar_trl.rewards import AnswerMatch, MultipleChoice, UnitTests
@@ -188,6 +189,7 @@ def test_a_shard_without_rows_loads_too(tmp_path, engine):
         ({"model": "other"}, "model was 'policy' and is now 'other'"),
         ({"queries": 1}, "queries_digest was"),
         ({"prompt": "1+1="}, "queries_digest was"),
+        ({"answer": "1"}, "queries_digest was"),
     ],
 )
 def test_other_settings_are_refused(tmp_path, change, message):
@@ -197,12 +199,52 @@ def test_other_settings_are_refused(tmp_path, change, message):
     AnnotationFolder(tmp_path, queries, RECIPE, {"model": "policy"})
     if "queries" in change:
         queries = make_dataset(3, (5,), seed=1)
-    if "prompt" in change:
-        queries = queries.map(lambda row, place: {"prompt": "1+1="} if place == 2 else row, with_indices=True)
+    if change.keys() & set(queries.column_names):
+        queries = queries.map(lambda row, place: {**row, **change} if place == 2 else row, with_indices=True)
     recipe = Recipe(**{**vars(RECIPE), **{name: value for name, value in change.items() if hasattr(RECIPE, name)}})
     with pytest.raises(ConfigurationError, match=message) as error:
         AnnotationFolder(tmp_path, queries, recipe, {"model": change.get("model", "policy")})
     assert "use another folder" in str(error.value)
+
+
+def test_a_shard_is_there_whole_or_not_at_all(tmp_path, engine):
+    """A disk that is full in the middle of writing."""
+    folder = AnnotationFolder(tmp_path, make_dataset(3, (5,)), RECIPE, {})
+    annotated = Annotator(engine, SumMatch(), RECIPE).annotate(list(folder.dataset))
+
+    def torn(path):
+        _write_shard(annotated, RECIPE, path)
+        os.truncate(path, path.stat().st_size // 2)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        _write(folder.shard(0), torn)
+    assert folder.unfinished == [0]
+    assert shards(tmp_path) == {}
+    folder.fill(engine, SumMatch())
+    assert [len(pq.read_table(folder.shard(0)))] == [len(annotated.rows)]
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [('{"prompt": "1+1=", "answer"', "cannot read .*torn.jsonl: "), ("", "(cannot read .*torn.jsonl: |no rows)")],
+)
+def test_files_that_hold_no_queries(tmp_path, text, message):
+    (tmp_path / "torn.jsonl").write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        load_queries(str(tmp_path / "torn.jsonl"))
+
+
+def test_options_of_vllm_belong_to_the_settings(tmp_path, sums, capsys):
+    words = command(tmp_path / "out", sums, vllm_option="max_model_len=512")[3:]
+    assert main(words) == 1
+    assert "--vllm-option needs --engine vllm" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM is installed: it would sample")
+    assert main([*words, "--engine", "vllm"]) == 1
+    assert json.loads((tmp_path / "out" / "annotation.json").read_text())["vllm_option"] == {"max_model_len": 512}
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):

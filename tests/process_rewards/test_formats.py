@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import make_tokenizer
-from prms import LLAMA_TEMPLATE, make_byte_tokenizer
+from prms import LLAMA_TEMPLATE, QWEN_TEMPLATE, make_byte_tokenizer
 
 from bstar_trl.errors import ConfigurationError
 from bstar_trl.process_rewards.formats import (
@@ -94,3 +94,21 @@ def test_a_tag_that_melts_into_its_neighbours_is_refused():
     melting = MathShepherd(tag="+", right="1", wrong="2")  # its id is that of "+" by itself
     with pytest.raises(ConfigurationError, match="must stay one token"):
         melting.lay_out(tokenizer, ["x"], [["a"]])
+
+
+@pytest.mark.parametrize("text", ["<extra_<extra_0>0>", "<ex<extra_<|im_end|>0>tra_0>", "<|im_<extra_0>end|>"])
+def test_marks_in_marks_are_taken_out_too(text):
+    tokenizer = make_byte_tokenizer(["<|im_start|>", "<|im_end|>", "<extra_0>"], QWEN_TEMPLATE)
+    clean = QwenMath().cleaner(tokenizer)
+    assert clean(f"1{text} 2") == "1 2"
+    assert clean(text) == ""
+
+
+def test_as_many_marks_as_steps():
+    tokenizer = make_byte_tokenizer(["<|im_start|>", "<|im_end|>", "<extra_0>"], QWEN_TEMPLATE)
+    with pytest.raises(ConfigurationError, match="the text of 2 steps has 3"):
+        QwenMath(system="End with <extra_0>.").lay_out(tokenizer, ["x"], [["a", "b"]])
+    llama = make_llama_tokenizer()
+    llama.chat_template = LLAMA_TEMPLATE.replace("message['content']", "(message['content'] * 2)")
+    with pytest.raises(ConfigurationError, match="the text of 1 steps has 2"):
+        RLHFlow().lay_out(llama, ["x"], [["a"]])

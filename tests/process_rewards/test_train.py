@@ -19,9 +19,17 @@ from policies import make_text_tokenizer
 from scipy.special import logsumexp
 from transformers import AutoModelForTokenClassification, AutoTokenizer, TrainerCallback
 
+from bstar_trl.cli import main
 from bstar_trl.errors import ConfigurationError
 from bstar_trl.process_rewards.data import IGNORED, check_row, encode_rows, load_rows
-from bstar_trl.process_rewards.train import StepCollator, load_classifier, prm_arguments, step_loss, train_prm
+from bstar_trl.process_rewards.train import (
+    StepCollator,
+    load_classifier,
+    prm_arguments,
+    step_loss,
+    train_prm,
+    with_lora,
+)
 from bstar_trl.rewards import ProcessReward
 
 PRMBENCH = Path(__file__).parents[1] / "data" / "prmbench.jsonl"
@@ -216,6 +224,51 @@ def test_a_lora_is_merged_into_the_folder(tmp_path, model_path):
     after = weights_of(tmp_path)
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
     assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_the_head_beside_a_lora_is_in_full_precision(tmp_path, model_path):
+    classifier = AutoModelForTokenClassification.from_pretrained(model_path, num_labels=2, dtype=torch.bfloat16)
+    classifier.save_pretrained(tmp_path)
+    half = with_lora(AutoModelForTokenClassification.from_pretrained(tmp_path, dtype="auto"), LoraConfig(r=2))
+    trained = {name: weight for name, weight in half.named_parameters() if weight.requires_grad}
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
+    assert any("modules_to_save" in name for name in trained)
+    frozen = {weight.dtype for weight in half.parameters() if not weight.requires_grad}
+    assert torch.bfloat16 in frozen
+    logits = half(torch.tensor([[3, 4, 5]])).logits  # outside of mixed precision too
+    assert logits.dtype == torch.float32
+    merged = half.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    again = AutoModelForTokenClassification.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    assert torch.allclose(again(torch.tensor([[3, 4, 5]])).logits, logits, atol=0.05)
+
+
+def test_a_torn_checkpoint_and_a_used_folder_are_told(tmp_path, model_path):
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    train_prm(model_path, make_rows(8), args=make_arguments(tmp_path, **saving))
+    with pytest.raises(ConfigurationError, match=r"checkpoint-1 is of an earlier training: go on from it \(resume\)"):
+        train_prm(model_path, make_rows(8), args=make_arguments(tmp_path, **saving))
+    for name in ("trainer_state.json", "model.safetensors", "optimizer.pt"):
+        file = tmp_path / "checkpoint-1" / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ConfigurationError, match="checkpoint-1 is not whole, and cannot be resumed from"):
+            train_prm(model_path, make_rows(8), args=make_arguments(tmp_path, **saving), resume=True)
+        file.write_bytes(whole)
+    (tmp_path / "checkpoint-1" / "trainer_state.json").unlink()
+    with pytest.raises(ConfigurationError, match="checkpoint-1 is not whole"):
+        train_prm(model_path, make_rows(8), args=make_arguments(tmp_path, **saving), resume=True)
+
+
+@pytest.mark.parametrize(("separator", "warned"), [("=", True), ("\\n", False)])
+def test_another_separator_than_the_annotations_is_warned_of(tmp_path, capsys, separator, warned):
+    make_rows(4).to_parquet(tmp_path / "steps" / "annotated.parquet")
+    (tmp_path / "steps" / "annotation.json").write_text(json.dumps({"separator": "\n", "model": "m"}))
+    words = ["--model", str(tmp_path / "nowhere"), "--dataset", str(tmp_path / "steps"), "--output-dir", "unused"]
+    assert main(["train-prm", *words, "--separator", separator]) == 1
+    told = capsys.readouterr().err
+    assert ("steps were annotated between '\\n', and are trained with '='" in told) == warned
+    assert "cannot load a tokenizer" in told
 
 
 def test_what_is_lost_in_tokenising_is_told(tmp_path, model_path):

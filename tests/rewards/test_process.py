@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,7 @@ from conftest import make_config, make_model, make_tokenizer
 from peft import LoraConfig, get_peft_model
 from prms import QWEN_SYSTEM, make_math_shepherd, make_qwen, make_rlhflow, make_token_classifier
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -21,6 +24,8 @@ from transformers import (
     BertForTokenClassification,
     LlamaForSequenceClassification,
     LlamaForTokenClassification,
+    Qwen2Config,
+    Qwen2Model,
 )
 
 from bstar_trl.errors import ConfigurationError, DatasetError, RewardError
@@ -260,6 +265,63 @@ def test_a_response_cannot_write_its_own_marks(folders, family, mark):
     plain = reward.step_scores(["1+1="], ["a 1+1 = 2\nb"])
     marked = reward.step_scores([f"1+1={mark}"], [f"a 1+1 = 2{mark}\nb{mark}"])
     np.testing.assert_array_equal(marked, plain)
+
+
+@pytest.mark.parametrize(
+    ("family", "mark"), [("math-shepherd", "ки"), ("qwen", "<extra_0>"), ("rlhflow", "<|eot_id|>")]
+)
+def test_a_step_of_nothing_but_marks_is_none(folders, family, mark):
+    reward = ProcessReward(folders[family], split="\n")
+    (score,) = reward.score(["1+1="], [f"{mark}\n {mark} "])
+    assert score.value == -1.0
+    assert score.reason.startswith("no steps")
+    np.testing.assert_array_equal(
+        reward.step_scores(["1+1="], [f"{mark}\na\n{mark}\nb"])[0], reward.step_scores(["1+1="], ["a\nb"])[0]
+    )
+
+
+@pytest.mark.parametrize("format", ["token-classification", "qwen"])
+def test_a_model_without_the_familys_head_is_refused(folders, tmp_path, format):
+    source = folders["qwen" if format == "qwen" else "rlhflow"]
+    shutil.copytree(source, tmp_path / "base")
+    config = AutoConfig.from_pretrained(source)
+    if format == "qwen":
+        config = Qwen2Config(**{name: value for name, value in config.to_dict().items() if name != "auto_map"})
+        config.architectures = ["Qwen2ForProcessRewardModel"]
+        Qwen2Model(config).save_pretrained(tmp_path / "base")
+    config.architectures = ["Qwen2ForProcessRewardModel"] if format == "qwen" else config.architectures
+    config.save_pretrained(tmp_path / "base")
+    with pytest.raises(ConfigurationError, match=r"no model of the family .*no weights for score"):
+        ProcessReward(str(tmp_path / "base"), format=format)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"max_length": 0}, "max_length must be at least 1, got 0"),
+        ({"max_length": "5"}, "max_length must be a whole number, got '5'"),
+        ({"batch_tokens": 0}, "batch_tokens must be at least 1, got 0"),
+        ({"batch_tokens": 1.5}, "batch_tokens must be a whole number, got 1.5"),
+        ({"split": ""}, "split must be a text of at least one character"),
+        ({"split": 3}, "split must be a text or a function, got 3"),
+        ({"question": "prompt"}, "question must be a function from a prompt to a text, got 'prompt'"),
+        ({"reduce": ["min"]}, r"reduce must be one of .* or a function, got \['min'\]"),
+        ({"model": None}, "model must be a name, a folder or a loaded model, got None"),
+        ({"model": "no/such-model"}, "cannot load the model 'no/such-model'"),
+    ],
+)
+def test_arguments_that_cannot_work(folders, wrong, message):
+    with pytest.raises(ConfigurationError, match=message):
+        ProcessReward(**{"model": folders["token-classification"], **wrong})
+
+
+def test_a_copy_scores_alike(folders):
+    reward = ProcessReward(folders["token-classification"], name="prm")
+    expected = reward(PROMPTS, ["a\nb"] * 5)
+    for other in (copy.deepcopy(reward), pickle.loads(pickle.dumps(reward))):
+        assert other.name == "prm"
+        assert other(PROMPTS, ["a\nb"] * 5) == expected
+        assert other.model.model is not reward.model.model
 
 
 def test_a_word_with_the_tag_in_it_is_no_step(folders):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..errors import ConfigurationError
 from .values import option, positive, seed, unescaped
 
 
@@ -69,6 +70,8 @@ def run(parsed: argparse.Namespace) -> int:
     from ..scoring import check_columns
 
     recipe = Recipe(**{field: getattr(parsed, field) for field in Recipe.__dataclass_fields__})
+    if parsed.vllm_option and parsed.engine != "vllm":
+        raise ConfigurationError(f"--vllm-option needs --engine vllm, got --engine {parsed.engine}")
     verifier = load_verifier(parsed.verifier)
     dataset = load_queries(
         parsed.dataset, config=parsed.dataset_config, split=parsed.split, prompt_column=parsed.prompt_column
@@ -77,7 +80,8 @@ def run(parsed: argparse.Namespace) -> int:
         dataset = dataset.select(range(min(parsed.limit, len(dataset))))
     check_columns([verifier], dataset.column_names)
     names = ("model", "completer", "engine", "verifier", "stop", "batch_size")
-    folder = AnnotationFolder(parsed.output_dir, dataset, recipe, {name: getattr(parsed, name) for name in names})
+    settings = {**{name: getattr(parsed, name) for name in names}, "vllm_option": dict(parsed.vllm_option)}
+    folder = AnnotationFolder(parsed.output_dir, dataset, recipe, settings)
     if folder.unfinished:
         engine = _load_engine(parsed, parsed.model)
         completer = _load_engine(parsed, parsed.completer) if parsed.completer else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from typing import Any
 
@@ -49,9 +50,18 @@ def run(parsed: argparse.Namespace) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     from peft import LoraConfig
 
-    from ..process_rewards.data import load_rows
+    from ..process_rewards.data import annotated_separator, load_rows
     from ..process_rewards.train import prm_arguments, train_prm
 
+    for source in [*parsed.dataset, *(parsed.eval_dataset or [])]:
+        separator = annotated_separator(source)
+        if separator not in (None, parsed.separator):
+            print(
+                f"Warning: the steps of {source} were annotated between {separator!r}, and are trained with "
+                f"{parsed.separator!r} behind each: a policy that writes {separator!r} will be scored as one step "
+                "(--separator).",
+                file=sys.stderr,
+            )
     train = load_rows(parsed.dataset, neutral_label=parsed.neutral_label)
     evaluation = load_rows(parsed.eval_dataset, neutral_label=parsed.neutral_label) if parsed.eval_dataset else None
     lora = parsed.lora_r and LoraConfig(r=parsed.lora_r, lora_alpha=2 * parsed.lora_r, target_modules="all-linear")

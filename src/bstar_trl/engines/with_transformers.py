@@ -35,7 +35,8 @@ class TransformersEngine:
         max_new_tokens (`int`): length of a sample at most, where its job does not say.
 
     Raises:
-        ConfigurationError: the model cannot be loaded, or its tokenizer has no EOS.
+        ConfigurationError: the model cannot be loaded or is no causal one, its tokenizer has no EOS, an empty stop
+            string.
     """
 
     def __init__(
@@ -52,14 +53,21 @@ class TransformersEngine:
         if "" in stop:
             raise ConfigurationError("stop must be texts of at least one character, got an empty one")
         name = model if isinstance(model, str) else model.name_or_path
+        missing: list[str] = []
         try:
             if tokenizer is None:
                 tokenizer = AutoTokenizer.from_pretrained(name)
             if isinstance(model, str):
-                loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+                loader: Any = AutoModelForCausalLM
+                loaded, loading = loader.from_pretrained(model, dtype="auto", output_loading_info=True)
+                missing = sorted(loading["missing_keys"])
                 model = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"cannot load the model {name!r}: {error}") from error
+        if missing:
+            raise ConfigurationError(
+                f"{name} is no causal language model: it has no weights for {', '.join(missing[:3])}"
+            )
         self.tokenizer = checked_tokenizer(tokenizer)
         self.model = model
         self.batch_size = batch_size
@@ -134,9 +142,11 @@ class ModelSampler:
                 logits_processor=processors,
                 **({"tokenizer": self.tokenizer} if self.stop_strings else {}),
             )
-        return self._cut(output[:, width:].cpu().numpy(), np.array(limits))
+        return self._cut([job.prompt_ids for job in jobs], output[:, width:].cpu().numpy(), np.array(limits))
 
-    def _cut(self, token_ids_BT: np.ndarray, limits_B: np.ndarray) -> list[Sampled]:
+    def _cut(
+        self, prompts_B: Sequence[Sequence[int]], token_ids_BT: np.ndarray, limits_B: np.ndarray
+    ) -> list[Sampled]:
         """Each row up to its end, or its own limit; what follows is padding, or nobody's."""
         is_eos_BT = np.isin(token_ids_BT, self.eos_token_ids)
         ends_B = np.where(is_eos_BT.any(axis=1), is_eos_BT.argmax(axis=1) + 1, token_ids_BT.shape[1] + 1)
@@ -144,19 +154,24 @@ class ModelSampler:
         ends_B = np.minimum(ends_B, limits_B)
         rows = [row[:end].tolist() for row, end in zip(token_ids_BT, ends_B, strict=True)]
         return [
-            Sampled(row, True) if has_eos else self._cut_at_stop_string(row)
-            for row, has_eos in zip(rows, np.asarray(has_eos_B).tolist(), strict=True)
+            Sampled(row, True) if has_eos else self._cut_at_stop_string(prompt, row)
+            for prompt, row, has_eos in zip(prompts_B, rows, np.asarray(has_eos_B).tolist(), strict=True)
         ]
 
-    def _cut_at_stop_string(self, row: list[int]) -> Sampled:
-        """A row without EOS: cut off at the length limit, or ended by a stop string, after which it was padded."""
+    def _cut_at_stop_string(self, prompt_ids: Sequence[int], row: list[int]) -> Sampled:
+        """A row without EOS: cut off at the length limit, or ended by a stop string, after which it was padded.
+
+        As transformers sees it, a stop string may begin in the prompt.
+        """
         if not self.stop_strings:
             return Sampled(row, False)
         while row and row[-1] == self.pad_token_id:
             row.pop()
         # The last token may hold more than the stop string's end, so look for it anywhere: any earlier one would
         # have ended the row before.
-        if any(stop in self.tokenizer.decode(row) for stop in self.stop_strings):
+        begun = list(prompt_ids[-max(map(len, self.stop_strings)) :])
+        border, text = len(self.tokenizer.decode(begun)), self.tokenizer.decode([*begun, *row])
+        if any(text.find(stop, max(0, border - len(stop) + 1)) >= 0 for stop in self.stop_strings):
             return Sampled([*row, self.tokenizer.eos_token_id], True)
         return Sampled(row, False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import MissingDependencyError
+from ..errors import ConfigurationError, MissingDependencyError
 from .jobs import PLAIN, Job, Sampled, as_list, checked_tokenizer
 
 
@@ -20,6 +20,7 @@ class VLLMEngine:
         **llm_kwargs: passed on to `vllm.LLM`: `max_model_len`, `gpu_memory_utilization`, `tensor_parallel_size`, ...
 
     Raises:
+        ConfigurationError: an empty stop string.
         MissingDependencyError: vLLM is not installed.
     """
 
@@ -32,6 +33,8 @@ class VLLMEngine:
         max_new_tokens: int = 1024,
         **llm_kwargs: Any,
     ):
+        if "" in stop:
+            raise ConfigurationError("stop must be texts of at least one character, got an empty one")
         try:
             from vllm import LLM
         except ImportError as error:

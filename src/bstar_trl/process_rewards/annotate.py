@@ -78,9 +78,9 @@ def annotate(
 
     Yields:
         `dict`: `prompt` (`str`), `completions` (`list[str]`: the steps) and `labels` (`list[bool]` or `list[float]`),
-        as in TRL's stepwise supervision; and `id` (`str`: the query's `id` column, or its place), `correct` (`bool`:
-        the solution's own answer), `ended` (`bool`: it was not cut off; else its unfinished last step is left out),
-        `successes` and `attempts` (`list[int]`: right and sampled completions of each step).
+        as in TRL's stepwise supervision; and `id` (`str`, *optional*: the query's `id` column, or its place),
+        `correct` (`bool`: the solution's own answer), `ended` (`bool`: it was not cut off; else its unfinished last
+        step is left out), `successes` and `attempts` (`list[int]`: right and sampled completions of each step).
 
     Raises:
         DatasetError: a prompt is empty, or leaves no room for a response in the model's context.
@@ -173,17 +173,28 @@ class Annotator:
         """The prompts' tokens.
 
         Raises:
-            DatasetError: a prompt is missing, empty or too long.
+            DatasetError: a prompt is missing, empty, too long, neither text nor messages, or without a user's message.
+            ConfigurationError: messages, and the tokenizer has no chat template.
         """
         prompts = []
         for place, row in enumerate(rows, first):
-            if not row.get("prompt"):
+            prompt = row.get("prompt")
+            if prompt is None or prompt == "" or prompt == []:
                 raise DatasetError(f"every row needs a prompt: row {place} has none, and the columns {', '.join(row)}")
-            prompt = row["prompt"]
-            if self.recipe.chat and not is_conversational({"prompt": prompt}):
-                prompt = [{"role": "user", "content": prompt}]
-            prompts.append(prompt)
-        found = prompt_ids(self.engine.tokenizer, prompts)
+            is_text = isinstance(prompt, str)
+            if not is_text and not is_conversational({"prompt": prompt}):
+                raise DatasetError(f"row {place}: a prompt must be a text or messages, got {prompt!r}")
+            try:
+                prompt_text(prompt)  # what the annotated row will hold
+            except DatasetError as error:
+                raise DatasetError(f"row {place}: {error}") from None
+            prompts.append([{"role": "user", "content": prompt}] if is_text and self.recipe.chat else prompt)
+        tokenizer = self.engine.tokenizer
+        if any(not isinstance(prompt, str) for prompt in prompts) and not tokenizer.chat_template:
+            raise ConfigurationError(
+                "a prompt of messages, or chat=True, needs a chat template, and this tokenizer has none: send texts"
+            )
+        found = prompt_ids(tokenizer, prompts)
         limits = [limit for limit in (self.engine.max_length, self.completer.max_length) if limit is not None]
         for place, tokens in enumerate(found, first):
             if limits and len(tokens) + self.recipe.max_new_tokens > min(limits):
@@ -282,6 +293,7 @@ class Annotator:
     def _row(
         self, row: Mapping[str, Any], place: int, solution: _Response, steps: list[str], prefixes: Sequence[_Prefix]
     ) -> dict[str, Any]:
+        name = row.get("id", place)
         successes = [prefix.successes for prefix in prefixes]
         attempts = [prefix.attempts for prefix in prefixes]
         if solution.ended:
@@ -292,7 +304,7 @@ class Annotator:
             "prompt": prompt_text(row["prompt"]),
             "completions": steps,
             "labels": soft if self.recipe.labels == "soft" else [share > 0 for share in soft],
-            "id": str(row.get("id", place)),
+            "id": None if name is None else str(name),
             "correct": solution.right,
             "ended": solution.ended,
             "successes": successes,

@@ -22,11 +22,11 @@ from tqdm.auto import tqdm
 from ..engines import TextEngine
 from ..errors import ConfigurationError
 from .annotate import Annotated, Annotator, Counts, Recipe
+from .data import MANIFEST
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-MANIFEST = "annotation.json"
 COUNTS = b"bstar_trl.counts"  # in a shard's metadata
 
 

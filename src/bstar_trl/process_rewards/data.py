@@ -7,6 +7,7 @@ where nobody judged the step. PRM800K's `ratings` (1, 0, -1) are read in their p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from datasets.exceptions import DatasetGenerationError
 from ..errors import ConfigurationError, DatasetError
 from .layout import SEPARATOR, lay_out_steps
 
+MANIFEST = "annotation.json"  # beside the shards of an annotation: the settings that made them
 IGNORED = -100.0  # stands for "no label"
 KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 FEATURES = Features(
@@ -104,6 +106,15 @@ def load_rows(sources: Sequence[str | Path], *, neutral_label: float = 1.0) -> D
     if not sum(map(len, parts)):
         raise DatasetError(f"no rows in {', '.join(map(str, sources)) or 'no sources'}")
     return concatenate_datasets(parts)
+
+
+def annotated_separator(source: str | Path) -> str | None:
+    """What stood between the steps of an annotation, as its folder says; None for any other source."""
+    file = Path(source) / MANIFEST
+    if not file.is_file():
+        return None
+    found = json.loads(file.read_text()).get("separator")
+    return None if found is None else str(found)
 
 
 def check_row(row: Mapping[str, Any], *, neutral_label: float = 1.0) -> dict[str, Any]:

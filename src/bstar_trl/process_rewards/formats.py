@@ -36,6 +36,10 @@ class StepFormat(ABC):
     auto_class: ClassVar[str]
     split: str
 
+    def cleaner(self, tokenizer: Any) -> Callable[[str], str]:
+        """What is left of a text for the model to read: nothing where a step holds but marks of the family."""
+        return str.strip
+
     @abstractmethod
     def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
         """Questions and the steps of a response to each, at least one, as token ids and positions."""
@@ -94,15 +98,18 @@ class MathShepherd(StepFormat):
     split: str = "\n"
     auto_class = "AutoModelForCausalLM"
 
+    def cleaner(self, tokenizer: Any) -> Callable[[str], str]:
+        return _cleaner(tokenizer, rf"(?<!\w){re.escape(self.tag)}(?!\w)")  # a word by itself: it is one of some
+
     def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
-        clean = _cleaner(tokenizer, rf"(?<!\w){re.escape(self.tag)}(?!\w)")  # a word by itself: it is one of some
+        clean = self.cleaner(tokenizer)
         texts, marks = [], []
         for question, part in zip(questions, steps, strict=True):
             lines = [f"{clean(step)} {self.tag}" for step in part]
             start = f"{clean(question)} "
             texts.append(start + "\n".join(lines))
             marks.append([len(start) + end - 2 for end in accumulate(len(line) + 1 for line in lines)])
-        return _located(tokenizer, texts, marks, _last_token(tokenizer, self.tag), add_special_tokens=True)
+        return _located(tokenizer, texts, steps, marks, _last_token(tokenizer, self.tag), add_special_tokens=True)
 
     def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
         both = _tokens(tokenizer, f"{self.right} {self.wrong}")
@@ -126,8 +133,11 @@ class RLHFlow(StepFormat):
     split: str = "\n\n"
     auto_class = "AutoModelForCausalLM"
 
+    def cleaner(self, tokenizer: Any) -> Callable[[str], str]:
+        return _cleaner(tokenizer, _PLACE)
+
     def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
-        clean = _cleaner(tokenizer, _PLACE)
+        clean = self.cleaner(tokenizer)
         conversations = [
             [
                 {"role": role, "content": content}
@@ -142,7 +152,7 @@ class RLHFlow(StepFormat):
         texts = tokenizer.apply_chat_template(conversations, tokenize=False)
         marks = [_occurrences(text, _PLACE) for text in texts]
         answered = [text.replace(_PLACE, "+") for text in texts]
-        layouts = _located(tokenizer, answered, marks, _last_token(tokenizer, "+"), add_special_tokens=False)
+        layouts = _located(tokenizer, answered, steps, marks, _last_token(tokenizer, "+"), add_special_tokens=False)
         return [Layout(item.token_ids[:-1], [position - 1 for position in item.positions]) for item in layouts]
 
     def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
@@ -168,8 +178,11 @@ class QwenMath(StepFormat):
     split: str = "\n\n"
     auto_class = "AutoModel"
 
+    def cleaner(self, tokenizer: Any) -> Callable[[str], str]:
+        return _cleaner(tokenizer, re.escape(self.tag))
+
     def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
-        clean = _cleaner(tokenizer, re.escape(self.tag))
+        clean = self.cleaner(tokenizer)
         conversations = [
             [
                 {"role": "system", "content": self.system},
@@ -180,7 +193,7 @@ class QwenMath(StepFormat):
         ]
         texts = tokenizer.apply_chat_template(conversations, tokenize=False)
         marks = [_occurrences(text, self.tag) for text in texts]
-        return _located(tokenizer, texts, marks, _last_token(tokenizer, self.tag), add_special_tokens=False)
+        return _located(tokenizer, texts, steps, marks, _last_token(tokenizer, self.tag), add_special_tokens=False)
 
     def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
         if not tokenizer.chat_template or len(_tokens(tokenizer, self.tag)) != 1:
@@ -282,12 +295,19 @@ def _cleaner(tokenizer: Any, tag: str) -> Callable[[str], str]:
 
 
 def _located(
-    tokenizer: Any, texts: Sequence[str], marks: Sequence[Sequence[int]], token_id: int, *, add_special_tokens: bool
+    tokenizer: Any,
+    texts: Sequence[str],
+    steps: Sequence[Sequence[str]],
+    marks: Sequence[Sequence[int]],
+    token_id: int,
+    *,
+    add_special_tokens: bool,
 ) -> list[Layout]:
     """Token ids of each text up to its last mark, and the positions of the tokens that hold its marked characters.
 
     Raises:
-        ConfigurationError: a marked token is not `token_id`: the tokenizer merges the tag with its neighbours.
+        ConfigurationError: a marked token is not `token_id`: the tokenizer merges the tag with its neighbours; or a
+            text has more marks than steps, or fewer.
     """
     if not tokenizer.is_fast:
         raise ConfigurationError(
@@ -296,7 +316,12 @@ def _located(
         )
     encoded = tokenizer(list(texts), add_special_tokens=add_special_tokens)
     layouts = []
-    for row, ends in enumerate(marks):
+    for row, (part, ends) in enumerate(zip(steps, marks, strict=True)):
+        if len(ends) != len(part):
+            raise ConfigurationError(
+                f"every step must have one tag, but the text of {len(part)} steps has {len(ends)}: does the chat "
+                f"template, or the system prompt, change or repeat what is said? {texts[row][-200:]!r}"
+            )
         token_ids = encoded["input_ids"][row]
         positions = [encoded.char_to_token(row, end) for end in ends]
         found = [None if position is None else token_ids[position] for position in positions]

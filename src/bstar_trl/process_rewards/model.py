@@ -68,7 +68,7 @@ class StepModel:
 
     Raises:
         ConfigurationError: an unknown family, or another family's tokenizer; bitsandbytes missing. Before any weight
-            is loaded.
+            is loaded. And weights that cannot be loaded, or lack the family's head.
     """
 
     def __init__(
@@ -84,13 +84,18 @@ class StepModel:
         trust_remote_code: bool = False,
         model_kwargs: dict[str, Any] | None = None,
     ):
-        is_path = isinstance(model, str)
+        if not isinstance(model, str | os.PathLike | nn.Module):
+            raise ConfigurationError(f"model must be a name, a folder or a loaded model, got {model!r}")
+        is_path = not isinstance(model, nn.Module)
+        model = str(model) if is_path else model
         kwargs = {**(_four_bits() if load_in_4bit else {}), **(model_kwargs or {})}
-        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code) if is_path else model.config
+        with _explained(model if is_path else _class_name(model)):
+            trust = {"trust_remote_code": trust_remote_code}
+            config = AutoConfig.from_pretrained(model, **trust) if is_path else model.config
+            self.tokenizer: Any = tokenizer or AutoTokenizer.from_pretrained(
+                model if is_path else config._name_or_path, **trust
+            )
         architecture = (config.architectures or [""])[0] if is_path else _class_name(model)
-        self.tokenizer: Any = tokenizer or AutoTokenizer.from_pretrained(
-            model if is_path else config._name_or_path, trust_remote_code=trust_remote_code
-        )
         self.format = find_format(format, architecture, config, self.tokenizer)
         self.context_length = _context_length(config)
         self._classes = self.format.classes(self.tokenizer, config)
@@ -105,7 +110,8 @@ class StepModel:
             if not own_class:
                 kwargs["trust_remote_code"] = trust_remote_code
             name = model
-            model, loading = loader.from_pretrained(name, output_loading_info=True, **kwargs)
+            with _explained(name):
+                model, loading = loader.from_pretrained(name, output_loading_info=True, **kwargs)
             if loading["missing_keys"]:
                 raise ConfigurationError(
                     f"{name} is no model of the family {type(self.format).__name__}: it has no weights for "
@@ -150,6 +156,15 @@ class StepModel:
         if self.model.device != CPU:
             self.model.to(CPU)
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Says which model it was that cannot be loaded."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot load the model {name!r}, or its tokenizer: {error}") from error
 
 
 def _default_device() -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,13 +13,15 @@ Split = str | Callable[[str], Sequence[str]]
 
 
 def step_spans(response: str, separator: str = SEPARATOR) -> list[tuple[int, int]]:
-    """Where the steps of a response begin and end: the pieces between separators, those of white space left out."""
-    spans, start = [], 0
-    for piece in response.split(separator):
-        if piece.strip():
-            spans.append((start, start + len(piece)))
-        start += len(piece) + len(separator)
-    return spans
+    r"""Where the steps of a response begin and end: the pieces between separators, those of white space left out.
+
+    For a separator of line breaks alone a break may be `\r\n` as well.
+    """
+    pattern = separator.replace("\n", r"\r?\n") if not separator.strip("\n") else re.escape(separator)
+    breaks = [match.span() for match in re.finditer(pattern, response)]
+    starts = [0, *(end for _, end in breaks)]
+    ends = [*(start for start, _ in breaks), len(response)]
+    return [(start, end) for start, end in zip(starts, ends, strict=True) if response[start:end].strip()]
 
 
 def split_steps(response: str, split: Split = SEPARATOR) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.utils import ModulesToSaveWrapper
+from safetensors import SafetensorError, safe_open
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     AutoConfig,
@@ -166,13 +169,50 @@ def load_classifier(model: str, separator: str, peft_config: LoraConfig | None =
         classifier = AutoModelForTokenClassification.from_pretrained(model, config=config, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"cannot load a token classifier from {model}: {error}") from error
-    if peft_config is None:
-        return classifier
+    return classifier if peft_config is None else with_lora(classifier, peft_config)
+
+
+def with_lora(classifier: Any, peft_config: LoraConfig) -> Any:
+    """The classifier with a LoRA and its head to be trained, both in fp32; the rest is frozen as it is."""
     own = copy(peft_config)
     own.task_type = TaskType.TOKEN_CLS  # which trains the head besides, whole
     if own.exclude_modules is None:
         own.exclude_modules = list(HEADS)  # "all-linear" would put a LoRA on it too
-    return get_peft_model(classifier, own)
+    adapted = get_peft_model(classifier, own)
+    _keep_heads_precise(adapted)
+    return adapted
+
+
+def _keep_heads_precise(model: Any) -> None:
+    """The new head learns in fp32, whatever the frozen weights below it are in: bf16 would lose small updates."""
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            for head in module.modules_to_save.values():
+                head.float()
+                # In mixed precision autocast does as it likes with both; without it they must agree.
+                head.register_forward_pre_hook(lambda head, inputs: (inputs[0].float(), *inputs[1:]))
+
+
+def _check_checkpoint(checkpoint: str) -> None:
+    """See that all files of a checkpoint can be read.
+
+    Raises:
+        ConfigurationError: a run that was killed while it wrote left it torn.
+    """
+    folder = Path(checkpoint)
+    try:
+        json.loads((folder / "trainer_state.json").read_text())  # what is written last
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, "pt"):
+                pass
+        torn = [file.name for file in folder.glob("*.pt") if not zipfile.is_zipfile(file)]
+        if torn:
+            raise OSError(f"{', '.join(torn)} cannot be read")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigurationError(
+            f"{folder} is not whole, and cannot be resumed from ({error}): remove it, to go on from an earlier one or "
+            "to start anew"
+        ) from error
 
 
 def train_prm(
@@ -208,12 +248,15 @@ def train_prm(
         `dict[str, float]`: figures of `evaluate_steps` on `eval_rows`, and the counts of what was trained on.
 
     Raises:
-        ConfigurationError: a model that cannot be loaded, a `max_length` it cannot take, nothing to resume from.
+        ConfigurationError: a model that cannot be loaded, a `max_length` it cannot take, nothing to resume from or a
+            torn checkpoint, a folder with checkpoints and no `resume`.
         DatasetError: no row fits.
     """
     checkpoint = get_last_checkpoint(str(args.output_dir)) if resume and Path(str(args.output_dir)).is_dir() else None
     if resume and checkpoint is None:
         raise ConfigurationError(f"nothing to resume from: no checkpoint in {args.output_dir}")
+    if checkpoint is not None:
+        _check_checkpoint(checkpoint)
     if not resume and Path(str(args.output_dir)).is_dir() and (other := get_last_checkpoint(str(args.output_dir))):
         raise ConfigurationError(f"{other} is of an earlier training: go on from it (resume), or use another folder")
     torch.manual_seed(args.seed)  # of the new head

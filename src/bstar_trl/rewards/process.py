@@ -39,8 +39,9 @@ class ProcessReward(RewardFn):
     `1[answer correct] + PRM`.
 
     Read as they are published: token classifiers (TRL's format), Math-Shepherd, RLHFlow, Qwen2.5-Math-PRM; see
-    `bstar_trl.process_rewards.formats`. A response without steps (nothing but white space), and one that is longer
-    than the model reads, has no step that can be called right: it gets the lowest reward, -1, and a reason.
+    `bstar_trl.process_rewards.formats`. A response without steps (nothing but white space and the family's own marks),
+    and one that is longer than the model reads, has no step that can be called right: it gets the lowest reward, -1,
+    and a reason.
 
     Every training process has its own copy of the model, on its own GPU. The weights are loaded here and now, not on
     the thread that scores beside generation. Only one thread at a time uses them.
@@ -72,7 +73,7 @@ class ProcessReward(RewardFn):
 
     Raises:
         ConfigurationError: an unknown family or reduction, a tokenizer that is not the family's, bitsandbytes missing;
-            before the weights are loaded.
+            before the weights are loaded. And weights that cannot be loaded, or lack the family's head.
     """
 
     def __init__(
@@ -95,14 +96,15 @@ class ProcessReward(RewardFn):
         model_kwargs: dict[str, Any] | None = None,
     ):
         super().__init__(name)
-        if not callable(reduce) and reduce not in REDUCTIONS:
+        if not callable(reduce) and (not isinstance(reduce, str) or reduce not in REDUCTIONS):
             raise ConfigurationError(f"reduce must be one of {', '.join(REDUCTIONS)} or a function, got {reduce!r}")
         if split == "":
             raise ConfigurationError("split must be a text of at least one character, or a function; got ''")
-        if batch_tokens is not None and batch_tokens < 1:
-            raise ConfigurationError(f"batch_tokens must be at least 1, got {batch_tokens}")
-        if max_length is not None and max_length < 1:
-            raise ConfigurationError(f"max_length must be at least 1, got {max_length}")
+        for option, value in (("batch_tokens", batch_tokens), ("max_length", max_length)):
+            if value is not None and not isinstance(value, int):
+                raise ConfigurationError(f"{option} must be a whole number, got {value!r}")
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{option} must be at least 1, got {value}")
         if split is not None and not isinstance(split, str) and not callable(split):
             raise ConfigurationError(f"split must be a text or a function, got {split!r}")
         if not callable(question):
@@ -149,13 +151,23 @@ class ProcessReward(RewardFn):
         Raises:
             RewardError: the model gave outputs that are not finite.
         """
-        steps = [split_steps(text_of(completion), self.split) for completion in completions]
+        clean = self.model.format.cleaner(self.model.tokenizer)
+        steps = [
+            [step for step in split_steps(text_of(completion), self.split) if clean(step)]
+            for completion in completions
+        ]
         # Responses alike share one forward pass.
         keys = [(self.question(prompt), *part) for prompt, part in zip(prompts, steps, strict=True)]
         different = [key for key in dict.fromkeys(keys) if len(key) > 1]
         scores = self._scores([key[0] for key in different], [key[1:] for key in different]) if different else []
         known = dict(zip(different, scores, strict=True))
         return [known.get(key, np.empty(0)) for key in keys]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}  # no lock can be copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def close(self) -> None:
         """Leave the device to others: weights that were loaded here move to the CPU until the next call."""
@@ -188,7 +200,7 @@ class ProcessReward(RewardFn):
 
     def _reduced(self, scores_S: np.ndarray) -> Score:
         if not len(scores_S):
-            return Score(LOWEST, "no steps: the response is empty")
+            return Score(LOWEST, "no steps: nothing to read in the response")
         if np.isnan(scores_S).any():
             return Score(LOWEST, f"too long: the model reads {self.max_length} tokens, question included")
         value = float(self.reduce(scores_S))
