@@ -144,6 +144,14 @@ def test_trusted_names_are_not_the_programs():
     assert run_tests(program, tests, trusted=trusted, names=["find_zero"]).reason == "wrong answer"
 
 
+def test_names_of_python_that_are_named_are_the_programs():
+    for trusted, test in (("def check(c): assert c(2, 3) == 8", "check(pow)"), ("", "assert pow(2, 3) == 8")):
+        assert run_tests("x = 1\n", [test], trusted=trusted, names=["pow"]).reason == "exception"
+        right = "def pow(a, b): return 8\n"
+        assert run_tests(right, [test], trusted=trusted, names=["pow"]).passed
+        assert not run_tests(right.replace("8", "9"), [test], trusted=trusted, names=["pow"]).passed
+
+
 def test_only_the_named_names_are_taken():
     assert run_tests(ADD, ["assert add(1, 1) == 2"], names=["sub"]).reason == "exception"
 
@@ -369,6 +377,7 @@ ERROR = ["E", 0, ["g", "ValueError"], ["l"], {}, "text"]
         *({"value": value} for value in ([], [1], {}, ["h"], ["h", "0", "object", None], ["h", 7, "object", "str"])),
         *({"value": value} for value in (["k", 9], ["k", "x"], ["z", 0], ["m", "os", "system", []], ["m", 1, 2, 3])),
         *({"value": value} for value in (["u", 1, 2], ["u", ["h", 0, "object", None], None], ["u", ["k", 0], 5])),
+        {"value": ["u", ["E", 50, ["g", "ValueError"], ["l"], {"__owner__": 5}, "", None], 4.0]},
         *({"value": value} for value in (["h", 0, "exception", "E", []], ["h", 0, "exception", 5, [["g", "int"]]])),
         *({"value": value} for value in (["g", "__import__"], ["g", 5], ["K", 1], ["D"], ["D", 5, 1], ["I", [1]])),
         *({"value": value} for value in (["E"], ["E", "x", 1, 1, 1, 1], [*ERROR[:4], 5, ""], ["R", 1, 2, 3])),

@@ -6,12 +6,13 @@ contains a value is looked up by walking it. What derives from `list`, `dict` an
 holds, and what it shares with its base is answered by that.
 
 An object that the tests have *made*, by calling a class that they name as classes are named, is what they test: it
-does and says what it likes, but for `==`. Once the program returns it, it is like any other.
+does and says what it likes, but for `==`. Once the program returns it, or its class, it is like any other for good.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
@@ -69,15 +70,22 @@ class Borrowed(Handle):
         return there is not None and exactly(self, bool, ask(self, "has subclass", there))
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
-        """The program's context manager never swallows a test that fails."""
-        return Handle.__exit__(self, kind, error, trace) and not _fails(self, error, trace)
+        """The program's context manager never swallows a test that fails, nor puts another error in its place."""
+        if not _fails(self, error, trace):
+            return Handle.__exit__(self, kind, error, trace)
+        with contextlib.suppress(Exception):
+            Handle.__exit__(self, kind, error, trace)
+        return False
 
     async def __aenter__(self) -> Any:
         return await ask(self, "get", "__aenter__")()
 
     async def __aexit__(self, kind: Any, error: Any, trace: Any) -> bool:
-        answer = await ask(self, "get", "__aexit__")(kind, error, None)
-        return bool(answer) and not _fails(self, error, trace)
+        if not _fails(self, error, trace):
+            return bool(await ask(self, "get", "__aexit__")(kind, error, None))
+        with contextlib.suppress(Exception):
+            await ask(self, "get", "__aexit__")(kind, error, None)
+        return False
 
     def __aiter__(self) -> Any:
         return ask(self, "get", "__aiter__")()

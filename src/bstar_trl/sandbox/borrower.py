@@ -67,6 +67,8 @@ class Borrower:
     Attributes:
         classes (`set[int]`): the program's classes, by number, that the tests name as classes are named.
         made (`set[int]`): objects that the tests have made from these; see `borrowed.py`.
+        returned (`set[int]`): objects and classes that the program has given in any other way: never trusted again.
+        failures (`dict[int, AssertionError]`): of the tests' functions, which the program has not handed back yet.
     """
 
     def __init__(self, channel: int, source: Source):
@@ -75,7 +77,7 @@ class Borrower:
         self._stdin, self._stdout = sys.stdin, sys.stdout
         self._channel = channel
         self._handles: dict[int, Handle] = {}
-        self._exceptions = StandIns(self._decode, self._handle, self.stop)
+        self._exceptions = StandIns(self._decode, self._handle, self._lent_class, self.stop)
         self._exceptions.expected = (Exception, *[kind for name, kind in LEAVING.items() if name in source.names])
         self._lent: list[tuple[str, Any]] = []
         self._numbers: dict[int, int] = {}
@@ -84,6 +86,9 @@ class Borrower:
         self.faces: dict[int, Any] = {}
         self.classes: set[int] = set()
         self.made: set[int] = set()
+        self.returned: set[int] = set()
+        self.failures: dict[int, AssertionError] = {}
+        self._makes = False
 
     def stop(self, reason: str, detail: str) -> NoReturn:
         """Decide the check, for good."""
@@ -140,6 +145,7 @@ class Borrower:
         if reply.get("nonce") != nonce:
             self.stop("forbidden", "the program spoke out of turn")
         error = value = None
+        self._makes = do in ("name", "class") or self._is_making(do, arguments)
         try:
             if message["prints"]:
                 sys.stdout.write(reply["printed"])
@@ -157,7 +163,7 @@ class Borrower:
             self.malformed(shown(broken))
         if error is not None:
             raise error
-        if isinstance(value, Borrowed) and self._is_made(do, arguments):
+        if isinstance(value, Borrowed) and self._is_making(do, arguments) and number_of(value) not in self.returned:
             self.made.add(number_of(value))
         return value
 
@@ -173,12 +179,12 @@ class Borrower:
             return False, False
         return self._source.takes_back(frame.f_code, frame.f_lasti)
 
-    def _is_made(self, do: str, arguments: Sequence[Any]) -> bool:
-        """Whether what came is an object that the tests have made: by calling a class, or of another such object."""
+    def _is_making(self, do: str, arguments: Sequence[Any]) -> bool:
+        """Whether the tests make an object: by calling a class, or of another object that they have made."""
         if do not in ("call", "operate", "copy"):
             return False
         number = number_of(arguments[0])
-        return number in self.classes if do == "call" else number in self.made
+        return number in self.classes - self.returned if do == "call" else number in self.made
 
     def _decoder(self, containers: list[Any] | None = None) -> Decoder:
         return Decoder(self._borrow, containers, CATCH_ALL)
@@ -203,6 +209,7 @@ class Borrower:
         if reason not in REASONS:
             raise ProtocolError("no such reason")
         if item[0] == "z":  # the tests' own, raised by a function of theirs
+            self.failures.pop(item[1], None)
             return ending(self._raised[item[1]], stops=stops)
         error = ending(self._exceptions.error(item), stops=stops)
         error.of_program = reason  # type: ignore[attr-defined]
@@ -223,7 +230,9 @@ class Borrower:
         tag, number, kind, plain = item
         if tag != "h" or type(number) is not int:
             raise ProtocolError("no handle")
-        self.made.discard(number)  # it comes from the program now, whoever has made it
+        if not self._makes:  # it comes from the program now, whoever has made it
+            self.returned.add(number)
+            self.made.discard(number)
         handle = self._handle(number, kind, plain)
         return coroutine(handle) if kind == "coroutine" else handle
 
@@ -234,6 +243,9 @@ class Borrower:
         return self._handles[number]
 
     # What the tests lend
+
+    def _lent_class(self, number: int) -> Any:
+        return self._lent[number][1]
 
     def _lend(self, value: Any) -> list[Any]:
         there = behind(value)
@@ -284,6 +296,8 @@ class Borrower:
             if result is None:
                 answer["arguments"] = encoder.changed(decoder.containers)
         except Exception as error:
+            if isinstance(error, AssertionError) and self.fails_in_assertion(error.__traceback__):
+                self.failures[len(self._raised)] = error
             self._raised.append(error)
             encoder = Encoder(self._lend)
             kind_item, arguments_item = encoder.encode(type(error)), encoder.encode(list(error.args))

@@ -17,7 +17,7 @@ from .borrowed import BorrowedClass, BorrowedFunction, Kind
 from .borrower import Borrower, Stopped
 from .handles import number_of
 from .raised import of_program, shown
-from .source import BUILTINS, CLASS_OF, Names, Source
+from .source import BUILTINS, CLASS_OF, MESSAGE, Names, Source
 
 
 def judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
@@ -36,7 +36,7 @@ def judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
 def _judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
     pieces = [piece for piece in (check["setup"], *check["tests"]) if piece.strip()]
     try:
-        source = Source(check["trusted"], pieces)
+        source = Source(check["trusted"], pieces, check["names"])
     except (SyntaxError, ValueError) as error:
         return "bad tests", shown(error)
     program = Borrower(channel, source)
@@ -49,15 +49,13 @@ def _judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
         try:
             found = program.ask("name", name)
         except NameError:
-            if name in BUILTINS:
-                return getattr(builtins, name), True
             raise KeyError(name) from None
-        if type(found) is BorrowedClass and name[0].isupper():
-            program.classes.add(number_of(found))
+        if type(found) is BorrowedClass:
+            (program.classes if name[0].isupper() else program.returned).add(number_of(found))
         return found, type(found) in (BorrowedClass, BorrowedFunction) or isinstance(found, type)
 
     names = Names(look_up, source.as_program)
-    names |= {"type": Kind, CLASS_OF: Kind}
+    names |= {"type": Kind, CLASS_OF: Kind, MESSAGE: _message}
     module = sys.modules["tests"] = types.ModuleType("tests")
     space = module.__dict__
     space |= {"__builtins__": names}
@@ -65,8 +63,11 @@ def _judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
     for name in allowed or ():
         space.pop(name, None)  # a prompt that is given as trusted holds its head, too
     program.start()
-    if allowed and not any(_defines(names, name) for name in allowed):
-        return "exception", f"NameError: the program does not define {' or '.join(sorted(allowed))}"
+    needed = allowed or source.as_program
+    if needed and not any(_defines(names, name) for name in needed):
+        return "exception", f"NameError: the program does not define {' or '.join(sorted(needed))}"
+    if allowed is None:
+        names |= {name: getattr(builtins, name) for name in source.as_program if not _defines(names, name)}
     random.seed = _shared_seed(program)
     for name in source.modules:
         space.setdefault(name, __import__(name))
@@ -81,7 +82,17 @@ def _judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
             return reason or "exception", f"{piece.strip()}: {shown(error)}"
         program.go_on()
     program.ask("end")
+    for failure in program.failures.values():
+        return "wrong answer", f"in a function of the tests: {shown(failure)}"
     return "passed", ""
+
+
+def _message(make: Callable[[], Any]) -> Any:
+    """The message of an assertion that has failed, whatever goes wrong in making it."""
+    try:
+        return make()
+    except Exception as error:
+        return f"(no message: {type(error).__name__})"
 
 
 def _shared_seed(program: Borrower) -> Callable[..., None]:

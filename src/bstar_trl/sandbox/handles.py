@@ -258,6 +258,8 @@ def _field(name: str) -> property:
 
 def show_face(content: Any, handle: Handle) -> Any:
     """The plain value `content`, with the object it is the content of behind it."""
+    if not issubclass(type(handle), Handle):
+        raise TypeError(f"a face needs a handle behind it, got {type(handle).__name__}")
     known = owner_of(handle).faces
     if number_of(handle) not in known or type(content) in (tuple, frozenset):  # these may hold what has changed
         face = FACES[type(content)](content)

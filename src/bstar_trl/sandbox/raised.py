@@ -14,6 +14,7 @@ from .codec import ProtocolError
 CATCH_ALL: dict[Any, Any] = {
     kind: type(kind.__name__, (kind,), {}) for kind in (BaseException, Exception, AssertionError)
 }
+CATCH_ALL[object] = type("object", (), {})
 LEAVING = {"SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}  # what tests may expect besides
 FRAMEWORKS = ("unittest", "doctest", "bdb")  # their exceptions mean something to whoever runs tests, `SkipTest` say
 OF_PROGRAM = "of_program"  # the attribute of an exception that the program raised: the reason it stands for
@@ -28,6 +29,7 @@ class StandIns:
     Args:
         decode: reads a value.
         there: the handle of an object of the program's, by its number.
+        lent: a class of the tests', by its number.
         stop: decides the check.
 
     Attributes:
@@ -37,8 +39,13 @@ class StandIns:
     expected: tuple[type[BaseException], ...] = (Exception,)
 
     def __init__(
-        self, decode: Callable[[Any], Any], there: Callable[[int], Any], stop: Callable[[str, str], NoReturn]
+        self,
+        decode: Callable[[Any], Any],
+        there: Callable[[int], Any],
+        lent: Callable[[int], Any],
+        stop: Callable[[str, str], NoReturn],
     ):
+        self._lent = lent
         self._decode = decode
         self._there = there
         self._stop = stop
@@ -64,6 +71,11 @@ class StandIns:
         if item[0] == "m":
             known = self._standard(*item[1:3])
             return known or self._derived(item[2], item[3])
+        if item[0] == "k":
+            found = self._lent(item[1])
+            if not (isinstance(found, type) and issubclass(found, Exception)):
+                raise ProtocolError("no exception class")
+            return found
         tag, number, kind, name, bases = item
         if (tag, kind) != ("h", "exception") or type(number) is not int:
             raise ProtocolError("no exception class")

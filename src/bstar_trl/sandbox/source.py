@@ -44,6 +44,7 @@ GLUE |= {
     "zip",
 }
 CLASS_OF = "__class_of__"  # what `x.__class__` becomes
+MESSAGE = "__message__"  # around the message of an assertion
 
 
 class Source:
@@ -52,6 +53,7 @@ class Source:
     Args:
         trusted (`str`): definitions for the tests.
         pieces (`Sequence[str]`): setup and tests, in the order in which they run.
+        wanted (`Sequence[str]`, *optional*): the only names that are the program's.
 
     Attributes:
         trusted (`CodeType`): the definitions, compiled.
@@ -66,7 +68,7 @@ class Source:
         ValueError: the same.
     """
 
-    def __init__(self, trusted: str, pieces: Sequence[str]):
+    def __init__(self, trusted: str, pieces: Sequence[str], wanted: Sequence[str] | None = None):
         trees = {"trusted": _parsed(trusted)} | {f"test {place}": _parsed(text) for place, text in enumerate(pieces)}
         codes = [compile(tree, file, "exec", dont_inherit=True) for file, tree in trees.items()]
         self.trusted: CodeType = codes[0]
@@ -78,7 +80,9 @@ class Source:
         self.names = {node.id for node in nodes if isinstance(node, ast.Name)}
         own = _defined(nodes)
         self.modules = sorted(_modules(nodes, own))
-        self.as_program = set() if self.names - BUILTINS - own - {*self.modules} else _called_builtins(nodes)
+        self.as_program = BUILTINS & set(wanted or ())
+        if wanted is None and not self.names - BUILTINS - own - {*self.modules}:
+            self.as_program = _called_builtins(nodes)
 
     def is_of_tests(self, file: str) -> bool:
         """Whether a code object's file is the tests'."""
@@ -125,8 +129,18 @@ class Names(dict[str, Any]):
         return value
 
 
-class _ClassAccess(ast.NodeTransformer):
-    """`x.__class__` asks as `type(x)` does, for an object of the program is no instance of its class here."""
+class _Rewritten(ast.NodeTransformer):
+    """`x.__class__` asks as `type(x)` does, for an object of the program is no instance of its class here; and the
+    message of an assertion cannot raise another error in its place."""
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        self.generic_visit(node)
+        unsafe = (ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr)  # these mean something else in a function
+        if node.msg is None or any(isinstance(inner, unsafe) for inner in ast.walk(node.msg)):
+            return node
+        nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
+        node.msg = ast.Call(ast.Name(MESSAGE, ast.Load()), [ast.Lambda(nothing, node.msg)], [])
+        return ast.fix_missing_locations(node)
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         self.generic_visit(node)
@@ -138,8 +152,8 @@ class _ClassAccess(ast.NodeTransformer):
 
 def _parsed(text: str) -> ast.Module:
     tree = ast.parse(text)
-    if "__class__" in text:
-        _ClassAccess().visit(tree)
+    if "__class__" in text or "assert" in text:
+        _Rewritten().visit(tree)
     return tree
 
 
@@ -167,7 +181,7 @@ def _defined(nodes: Sequence[ast.AST]) -> set[str]:
     found |= {node.arg for node in nodes if isinstance(node, ast.arg)}
     found |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
     aliases = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
-    return found | {(alias.asname or alias.name).split(".")[0] for alias in aliases} | {CLASS_OF}
+    return found | {(alias.asname or alias.name).split(".")[0] for alias in aliases} | {CLASS_OF, MESSAGE}
 
 
 def _modules(nodes: Sequence[ast.AST], own: set[str]) -> Iterator[str]:
@@ -182,5 +196,5 @@ def _modules(nodes: Sequence[ast.AST], own: set[str]) -> Iterator[str]:
 
 def _called_builtins(nodes: Sequence[ast.AST]) -> set[str]:
     calls = [node.func for node in nodes if isinstance(node, ast.Call)]
-    called = {call.id for call in calls if isinstance(call, ast.Name)} & BUILTINS
+    called = {call.id for call in calls if isinstance(call, ast.Name)} & BUILTINS - {"eval", "exec", "globals"}
     return called if len(called) == 1 else called - GLUE
