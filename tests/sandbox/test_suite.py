@@ -112,7 +112,13 @@ def test_twice_in_a_row_as_an_ordinary_user(folder):
 
 GROUPS = {group: [case.name for case in EVERYTHING if case.group == group] for group in ("HONEST", "WRONG", "HACKS")}
 # What needs a file system or a /dev/shm of its own.
-NEEDS_MOUNTS = {"process pool", "multiprocessing queue", "module file in the way"}
+NEEDS_MOUNTS = {
+    "multiprocessing pool",
+    "process pool executor",
+    "process pool",
+    "multiprocessing queue",
+    "module file in the way",
+}
 
 
 @complete
