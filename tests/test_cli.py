@@ -73,6 +73,7 @@ def test_demo_writes_its_summary_and_picture(tmp_path, static):
         "balance_score",
         "selected",
         "lucky_share",
+        "reward@16-4",
         "probe_completions",
         "explore_completions",
         "seconds",
