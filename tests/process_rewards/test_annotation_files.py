@@ -241,8 +241,11 @@ def test_options_of_vllm_belong_to_the_settings(tmp_path, sums, capsys):
     assert main(words) == 1
     assert "--vllm-option needs --engine vllm" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    if importlib.util.find_spec("vllm") is not None:
-        pytest.skip("vLLM is installed: it would sample")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="with vLLM it would sample, on a GPU")
+def test_options_of_vllm_are_written_down_before_vllm_is_looked_for(tmp_path, sums):
+    words = command(tmp_path / "out", sums, vllm_option="max_model_len=512")[3:]
     assert main([*words, "--engine", "vllm"]) == 1
     assert json.loads((tmp_path / "out" / "annotation.json").read_text())["vllm_option"] == {"max_model_len": 512}
 

@@ -12,6 +12,7 @@ from policies import make_text_tokenizer
 
 from bstar_trl.errors import ConfigurationError, DatasetError
 from bstar_trl.process_rewards.data import IGNORED, check_row, encode_rows, load_rows, step_texts
+from bstar_trl.process_rewards.inputs import load_queries
 
 PRMBENCH = Path(__file__).parents[1] / "data" / "prmbench.jsonl"
 REAL_FILES = ["process_first_error.jsonl", "process_prm800k_ratings.jsonl", "process_prmbench.jsonl"]
@@ -97,6 +98,21 @@ def test_parquet_and_folders_are_read(tmp_path):
     assert load_rows([tmp_path / "part-1.parquet"])["prompt"][:] == ["1"]
 
 
+def test_folders_of_every_sort_are_read(tmp_path):
+    rows = Dataset.from_list([make_row(prompt="a"), make_row(prompt="b")])
+    rows.save_to_disk(tmp_path / "saved")
+    (tmp_path / "shards").mkdir()
+    rows.to_parquet(tmp_path / "shards" / "part.parquet")
+    (tmp_path / "shards" / "about.json").write_text('{"what": "this is no row"}')
+    for folder in ("saved", "shards"):
+        assert load_rows([tmp_path / folder])["prompt"][:] == ["a", "b"]
+        assert load_queries(str(tmp_path / folder))["prompt"][:] == ["a", "b"]
+    rows.to_csv(tmp_path / "shards" / "part.csv")
+    (tmp_path / "shards" / "part.parquet").unlink()
+    with pytest.raises(DatasetError, match="holds csv and json files: name those that are meant"):
+        load_rows([tmp_path / "shards"])
+
+
 def test_a_label_stands_on_the_last_token_of_its_separator():
     # A token per character: prompt 4, then 1 + 2 and 2 + 2 with the separator "=\n".
     rows = Dataset.from_list([check_row(make_row())])
@@ -160,5 +176,5 @@ def test_labels_of_real_rows_land_on_the_right_tokens():
 def test_labels_of_all_real_rows_land_on_the_right_tokens(name):
     path = SHARED / "data" / name
     if not path.is_file():
-        pytest.skip(f"{name} is not there")
+        pytest.skip(f"{name} does not lie beside the repository (../shared/data)")
     check_real_rows(path)

@@ -340,7 +340,7 @@ def test_all_real_files_train_together(tmp_path):
     names = ("process_first_error", "process_prm800k_ratings", "process_prmbench")
     files = [SHARED / "data" / f"{name}.jsonl" for name in names]
     if not all(path.is_file() for path in files):
-        pytest.skip("the process_*.jsonl files are not there")
+        pytest.skip("process_*.jsonl do not lie beside the repository (../shared/data)")
     figures = train_on_real_rows(files, tmp_path)
     assert figures["train_rows"] == 581
 

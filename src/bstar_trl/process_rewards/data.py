@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import Sequence as ListOf
-from datasets.exceptions import DatasetGenerationError
 
 from ..errors import ConfigurationError, DatasetError
 from .layout import SEPARATOR, lay_out_steps
+from .sources import read_dataset
 
 MANIFEST = "annotation.json"  # beside the shards of an annotation: the settings that made them
 IGNORED = -100.0  # stands for "no label"
-KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 FEATURES = Features(
     {
         "prompt": Value("string"),
@@ -76,8 +75,8 @@ def load_rows(sources: Sequence[str | Path], *, neutral_label: float = 1.0) -> D
     """Read stepwise-supervision rows and check every one.
 
     Args:
-        sources: files (`.json`, `.jsonl`, `.parquet`), folders of such files, or datasets of the Hub (their split
-            `train`, or another one as `name:split`).
+        sources: files, folders of files, or datasets of the Hub, as `read_dataset` takes them; another split than
+            `train` as `name:split`.
         neutral_label (`float`): the label of PRM800K's rating 0, "neither wrong nor any progress", in [0, 1]; 1 is
             right and -1 wrong. PRM800K's authors count neutral steps as right.
 
@@ -93,7 +92,7 @@ def load_rows(sources: Sequence[str | Path], *, neutral_label: float = 1.0) -> D
         raise ConfigurationError(f"neutral_label must be in 0..1, got {neutral_label}")
     parts = []
     for source in sources:
-        raw = _read(str(source))
+        raw = _source(str(source))
         part = raw.map(
             _checked,
             with_indices=True,
@@ -180,25 +179,9 @@ def encode_rows(
     )
 
 
-def _read(source: str) -> Dataset:
-    path = Path(source)
-    if path.is_dir():
-        files = sorted(item for item in path.rglob("*") if item.suffix in KINDS)
-        # Beside parquet, JSON tells about the data: the manifest of an annotation, a metrics.json.
-        files = [item for item in files if KINDS[item.suffix] == "parquet"] or files
-        if not files:
-            raise DatasetError(f"the folder {source} holds no file that ends in {', '.join(KINDS)}")
-    else:
-        files = [path]
-    kind = KINDS.get(files[0].suffix)
-    try:
-        if kind is None:
-            name, _, split = source.partition(":")
-            return load_dataset(name, split=split or "train")
-        return load_dataset(kind, data_files=list(map(str, files)), split="train")
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise DatasetError(f"cannot read {source}: {cause}") from error
+def _source(source: str) -> Dataset:
+    name, colon, split = source.rpartition(":")
+    return read_dataset(name, split=split) if colon and not Path(source).exists() else read_dataset(source)
 
 
 def _checked(row: Mapping[str, Any], index: int, *, source: str, neutral_label: float) -> dict[str, Any]:

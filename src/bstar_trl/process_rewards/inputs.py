@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, DatasetError
@@ -15,7 +14,6 @@ from ..rewards.base import RewardFn
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FILES = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 VERIFIERS = ("answer", "choice", "tests")
 
 
@@ -25,7 +23,7 @@ def load_queries(
     """A dataset of queries, with a column `prompt`.
 
     Args:
-        name (`str`): a file (JSON lines, parquet, CSV), a folder that `save_to_disk` wrote, or an id on the Hub.
+        name (`str`): a file, a folder or an id on the Hub, as `read_dataset` takes them.
         config (`str`, *optional*): of a dataset on the Hub.
         split (`str`): of a dataset on the Hub or a folder of several.
         prompt_column (`str`): the column of prompts.
@@ -33,31 +31,9 @@ def load_queries(
     Raises:
         DatasetError: it cannot be loaded, has no such column, or no rows.
     """
-    from datasets import DatasetDict, load_dataset, load_from_disk
-    from datasets.exceptions import DatasetGenerationError
+    from .sources import read_dataset
 
-    path = Path(name)
-    if path.is_file():
-        if path.suffix not in FILES:
-            raise DatasetError(f"a dataset file must be one of {', '.join(FILES)}, got {name}")
-        try:
-            found: Any = load_dataset(FILES[path.suffix], data_files=str(path), split="train")
-        except (DatasetGenerationError, ValueError, StopIteration) as error:
-            cause = error.__cause__ or error
-            raise DatasetError(f"cannot read {name}: {str(cause) or 'it has no rows'}") from error
-    elif (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-        found = load_from_disk(name)
-        if isinstance(found, DatasetDict):
-            if split not in found:
-                raise DatasetError(f"{name} has the splits {', '.join(found)}, got {split!r}")
-            found = found[split]
-    elif path.suffix in FILES:
-        raise DatasetError(f"there is no file {name}")
-    else:
-        try:
-            found = load_dataset(name, config, split=split)
-        except (OSError, ValueError) as error:  # not there, no such split, or the Hub cannot be reached
-            raise DatasetError(f"cannot load the dataset {name!r}: {error}") from error
+    found = read_dataset(name, config=config, split=split)
     if prompt_column not in found.column_names:
         raise DatasetError(
             f"{name} has no column {prompt_column!r}, but {', '.join(found.column_names)}: say which one holds the "

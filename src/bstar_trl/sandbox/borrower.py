@@ -16,6 +16,7 @@ import sys
 import threading
 import types
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from .borrowed import (
@@ -88,7 +89,6 @@ class Borrower:
         self.made: set[int] = set()
         self.returned: set[int] = set()
         self.failures: dict[int, AssertionError] = {}
-        self._makes = False
 
     def stop(self, reason: str, detail: str) -> NoReturn:
         """Decide the check, for good."""
@@ -145,14 +145,14 @@ class Borrower:
         if reply.get("nonce") != nonce:
             self.stop("forbidden", "the program spoke out of turn")
         error = value = None
-        self._makes = do in ("name", "class") or self._is_making(do, arguments)
+        makes = self._is_making(do, arguments)
         try:
             if message["prints"]:
                 sys.stdout.write(reply["printed"])
             if "error" in reply:
                 error = self._error(*reply["error"], stops=do in ENDING)
             elif "arguments" not in reply:
-                value = self._decode(reply["value"])
+                value = self._decoder(given=not makes and do not in ("name", "class")).decode(reply["value"])
             elif do != "call":
                 raise ProtocolError("arguments of no call")
             elif takes_back:
@@ -163,7 +163,7 @@ class Borrower:
             self.malformed(shown(broken))
         if error is not None:
             raise error
-        if isinstance(value, Borrowed) and self._is_making(do, arguments) and number_of(value) not in self.returned:
+        if makes and isinstance(value, Borrowed) and number_of(value) not in self.returned:
             self.made.add(number_of(value))
         return value
 
@@ -186,8 +186,9 @@ class Borrower:
         number = number_of(arguments[0])
         return number in self.classes - self.returned if do == "call" else number in self.made
 
-    def _decoder(self, containers: list[Any] | None = None) -> Decoder:
-        return Decoder(self._borrow, containers, CATCH_ALL)
+    def _decoder(self, containers: list[Any] | None = None, *, given: bool = True) -> Decoder:
+        """`given`: what comes is what the program chose to give; not what the tests make, or look up by its name."""
+        return Decoder(partial(self._borrow, given=given), containers, CATCH_ALL)
 
     def _decode(self, item: Any) -> Any:
         return self._decoder().decode(item)
@@ -217,7 +218,7 @@ class Borrower:
 
     # What the program lends
 
-    def _borrow(self, item: list[Any]) -> Any:
+    def _borrow(self, item: list[Any], *, given: bool) -> Any:
         tag = item[0]
         if tag == "k":
             return self._lent[item[1]][1]
@@ -230,7 +231,7 @@ class Borrower:
         tag, number, kind, plain = item
         if tag != "h" or type(number) is not int:
             raise ProtocolError("no handle")
-        if not self._makes:  # it comes from the program now, whoever has made it
+        if given:  # whoever has made it
             self.returned.add(number)
             self.made.discard(number)
         handle = self._handle(number, kind, plain)
@@ -295,7 +296,7 @@ class Borrower:
             answer: dict[str, Any] = {"answer": encoder.encode(result)}
             if result is None:
                 answer["arguments"] = encoder.changed(decoder.containers)
-        except Exception as error:
+        except Exception as error:  # of the tests' function: the program hears of it, as it would in one process
             if isinstance(error, AssertionError) and self.fails_in_assertion(error.__traceback__):
                 self.failures[len(self._raised)] = error
             self._raised.append(error)

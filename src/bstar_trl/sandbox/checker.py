@@ -29,7 +29,7 @@ def judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
         return stopped.reason, stopped.detail
     except MemoryError:
         return "memory", "the tests ran out of memory"
-    except BaseException as error:
+    except BaseException as error:  # whatever tests raise is a verdict, never a crash of the sandbox
         return "exception", f"in the tests: {shown(error)}"
 
 
@@ -74,7 +74,7 @@ def _judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
     for piece, code in zip(pieces, source.tests, strict=True):
         try:
             exec(code, space)
-        except BaseException as error:
+        except BaseException as error:  # the verdict
             program.go_on()
             reason = of_program(error)
             if isinstance(error, AssertionError) and reason is None:
@@ -91,7 +91,7 @@ def _message(make: Callable[[], Any]) -> Any:
     """The message of an assertion that has failed, whatever goes wrong in making it."""
     try:
         return make()
-    except Exception as error:
+    except Exception as error:  # an error here would stand in place of the failure
         return f"(no message: {type(error).__name__})"
 
 

@@ -6,6 +6,7 @@ import ast
 import builtins
 import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from types import CodeType, TracebackType
 from typing import Any
 
@@ -94,7 +95,7 @@ class Source:
         Always from a statement of its own, whose value nobody sees. For `None` from an assignment and a comparison
         with `None`. Never to a larger expression, where what comes back could meet what it is compared with.
         """
-        span = next(place for number, place in enumerate(code.co_positions()) if number == instruction // 2)
+        span = _spans(code)[instruction // 2]
         always = span in self._statements.get(code.co_filename, ())
         return always or span in self._in_place.get(code.co_filename, ()), always
 
@@ -148,6 +149,11 @@ class _Rewritten(ast.NodeTransformer):
             return node
         name = ast.copy_location(ast.Name(CLASS_OF, ast.Load()), node)
         return ast.copy_location(ast.Call(name, [node.value], []), node)
+
+
+@lru_cache
+def _spans(code: CodeType) -> list[Span]:
+    return list(code.co_positions())
 
 
 def _parsed(text: str) -> ast.Module:
