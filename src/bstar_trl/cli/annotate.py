@@ -21,7 +21,7 @@ def add_to(commands: Any) -> None:
     add = annotate.add_argument
     add("--model", required=True, help="samples the solutions: an id on the Hub, or a folder")
     add("--completer", metavar="MODEL", help="samples the completions, instead of the same model")
-    add("--dataset", required=True, help="a file (.jsonl, .parquet, .csv), a saved folder, or an id on the Hub")
+    add("--dataset", required=True, help="a file (.jsonl, .parquet, .csv), a folder, or an id on the Hub")
     add("--dataset-config", metavar="NAME", help="configuration of a dataset on the Hub")
     add("--split", default="train", help="split of a dataset on the Hub or of a saved folder")
     add("--prompt-column", default="prompt", metavar="NAME", help="the column of prompts")
