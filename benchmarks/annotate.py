@@ -16,7 +16,7 @@ import time
 import torch
 
 from bstar_trl.engines import TransformersEngine
-from bstar_trl.process_rewards.annotate import Annotator, Recipe
+from bstar_trl.prm_training.annotate import Annotator, Recipe
 from bstar_trl.testbed import policy_path
 from bstar_trl.testbed.rewards import SumMatch
 from bstar_trl.testbed.task import make_dataset

@@ -23,8 +23,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, PreTrainedTokenizerFast
 
-from bstar_trl.process_rewards.runner import pack, padded
-from bstar_trl.process_rewards.steps import split_steps
+from bstar_trl.prm.runner import pack, padded
+from bstar_trl.prm.steps import split_steps
 from bstar_trl.rewards import ProcessReward
 
 QUESTIONS, RESPONSES, STEPS = 100, 10, 10

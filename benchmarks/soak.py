@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bstar_trl.report import plot_curves
+from bstar_trl.testbed.plots import plot_curves
 
 METHODS = {
     "B-STaR": (),

@@ -26,9 +26,9 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 
 from bstar_trl.cli import main as bstar_trl
 from bstar_trl.metrics import best_of_k
-from bstar_trl.process_rewards.data import load_rows
-from bstar_trl.process_rewards.measures import auc
-from bstar_trl.process_rewards.train import prm_arguments, train_prm
+from bstar_trl.prm_training.data import load_rows
+from bstar_trl.prm_training.measures import auc
+from bstar_trl.prm_training.train import prm_arguments, train_prm
 from bstar_trl.rewards import ProcessReward
 from bstar_trl.testbed import policy_path
 from bstar_trl.testbed.demo import run_demo

@@ -25,7 +25,8 @@ from transformers import (
 from bstar_trl import BSTaRConfig, BSTaRTrainer
 
 CONFIG_FIELDS = {item.name for item in dataclasses.fields(BSTaRConfig)}
-SHARED = Path(__file__).parents[2] / "shared"  # beside the repository where it is developed; users do not have it
+TESTS = Path(__file__).parent
+SHARED = TESTS.parents[1] / "shared"  # beside the repository where it is developed; users do not have it
 LETTERS = "abcdefgh0123456789+=. \n"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'][0] }}={{ message['content'] }}\n{% endfor %}"

@@ -12,10 +12,10 @@ from transformers import HfArgumentParser
 from trl import GRPOConfig
 
 from bstar_trl import BalanceCallback, BSTaRConfig, BSTaRTrainer
-from bstar_trl.checks import check_rewards
 from bstar_trl.config import as_bstar_config
 from bstar_trl.errors import BStarError, ConfigurationError, DatasetError, UnsupportedOptionError
 from bstar_trl.rewards import AnswerMatch
+from bstar_trl.training.checks import check_rewards
 
 NOT_A_MODEL = "no/such-model"  # an error that comes before loading never finds out
 

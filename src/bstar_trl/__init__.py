@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from .callback import BalanceCallback
     from .config import BSTaRConfig
     from .records import Completion, Request, Rollouts, Selection, Setting
-    from .trainer import BSTaRTrainer
+    from .training.trainer import BSTaRTrainer
 
 __version__ = "0.1.0"
 
 _ROOMS = {
     "BalanceCallback": "callback",
     "BSTaRConfig": "config",
-    "BSTaRTrainer": "trainer",
+    "BSTaRTrainer": "training.trainer",
     "Completion": "records",
     "Request": "records",
     "Rollouts": "records",

@@ -16,7 +16,7 @@ from .balance import SAME_SCORE, best_threshold, mean_balance_score
 from .config import IterationPlan
 from .errors import ConfigurationError
 from .records import Request, Rollouts, Setting, concatenate
-from .rollouts import grids
+from .rollouts.store import grids
 
 logger = logging.getLogger(__name__)
 

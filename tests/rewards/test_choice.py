@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
+from conftest import SHARED
 
 from bstar_trl.errors import DatasetError, RewardError
 from bstar_trl.rewards import MultipleChoice, Score
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 PLANTS = {
     "label": ["A", "B", "C", "D"],
     "text": ["respiration", "photosynthesis", "A plant cell", "the force of gravity."],
@@ -157,7 +156,7 @@ def test_long_responses_are_only_long(text):
 
 @pytest.mark.parametrize("name", ["arc_challenge_train", "arc_challenge_test"])
 def test_arc_rows_are_read_as_they_are(name):
-    path = SHARED / f"{name}.jsonl"
+    path = SHARED / "data" / f"{name}.jsonl"
     if not path.exists():
         pytest.skip(f"{path.parent.name}/{path.name} is not beside the repository")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from bstar_trl.errors import ConfigurationError, DatasetError, RewardError
-from bstar_trl.process_rewards.formats import TokenClassification
+from bstar_trl.prm.formats import TokenClassification
 from bstar_trl.rewards import ProcessReward
 
 PROMPTS = ["1+2+3=", "4+4=", "9+9+9+9=", "7+7=", "2+2+2="]
@@ -152,7 +152,7 @@ def test_published_qwen_code_runs_where_it_is_allowed(folders, monkeypatch, tmp_
     reward = ProcessReward(folders["qwen"], trust_remote_code=True)
     assert type(reward.model.model).__module__.startswith("transformers_modules")
     own = ProcessReward(folders["qwen"])
-    assert type(own.model.model).__module__ == "bstar_trl.process_rewards.model"
+    assert type(own.model.model).__module__ == "bstar_trl.prm.model"
     for mine, other in zip(
         reward.step_scores(PROMPTS, ["a\n\nb"] * 5), own.step_scores(PROMPTS, ["a\n\nb"] * 5), strict=True
     ):

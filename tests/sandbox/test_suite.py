@@ -46,7 +46,8 @@ def folder():
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         shutil.copytree(PACKAGE / "sandbox", f"{name}/bstar_trl/sandbox")
-        for file in ("__init__.py", "errors.py", "pool.py"):
+        os.mkdir(f"{name}/bstar_trl/concurrency")
+        for file in ("__init__.py", "errors.py", "concurrency/__init__.py", "concurrency/pool.py"):
             shutil.copy(PACKAGE / file, f"{name}/bstar_trl/{file}")
         for file in ("adversaries.py", "programs.txt", "run_suite.py", "without.py"):
             shutil.copy(HERE / file, name)

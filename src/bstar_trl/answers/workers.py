@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from ..concurrency.pool import ProcessPool
 from ..errors import ConfigurationError, RewardError
-from ..pool import ProcessPool
 
 START_LIMIT = 120.0  # seconds to import math-verify, on a slow file system
 ORPHAN_MARGIN = 5  # seconds after which a worker ends its own comparison, if nobody else has

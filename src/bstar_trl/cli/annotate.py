@@ -64,10 +64,10 @@ def add_to(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from ..process_rewards.annotate import Recipe
-    from ..process_rewards.annotation_files import AnnotationFolder
-    from ..process_rewards.inputs import load_queries, load_verifier
-    from ..scoring import check_columns
+    from ..prm_training.annotate import Recipe
+    from ..prm_training.annotation_files import AnnotationFolder
+    from ..prm_training.inputs import load_queries, load_verifier
+    from ..rollouts.scoring import check_columns
 
     recipe = Recipe(**{field: getattr(parsed, field) for field in Recipe.__dataclass_fields__})
     if parsed.vllm_option and parsed.engine != "vllm":

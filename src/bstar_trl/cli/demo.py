@@ -68,8 +68,8 @@ def run(parsed: argparse.Namespace) -> int:
     # So small a model gains nothing from a second thread, and every machine gives the same figures with one.
     torch.set_num_threads(1)
 
-    from ..report import plot_curves
     from ..testbed.demo import run_demo
+    from ..testbed.plots import plot_curves
 
     rows = 0
 

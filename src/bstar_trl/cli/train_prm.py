@@ -50,8 +50,8 @@ def run(parsed: argparse.Namespace) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     from peft import LoraConfig
 
-    from ..process_rewards.data import annotated_separator, load_rows
-    from ..process_rewards.train import prm_arguments, train_prm
+    from ..prm_training.data import annotated_separator, load_rows
+    from ..prm_training.train import prm_arguments, train_prm
 
     for source in [*parsed.dataset, *(parsed.eval_dataset or [])]:
         separator = annotated_separator(source)

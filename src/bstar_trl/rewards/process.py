@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ..errors import ConfigurationError, RewardError
-from ..process_rewards.formats import StepFormat
-from ..process_rewards.model import StepModel
-from ..process_rewards.steps import Split, prompt_text, split_steps
+from ..prm.formats import StepFormat
+from ..prm.model import StepModel
+from ..prm.steps import Split, prompt_text, split_steps
 from .base import RewardFn, Score, text_of
 
 logger = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..concurrency.pool import ProcessPool
 from ..errors import SandboxError
-from ..pool import ProcessPool
 from . import workdir
 from .isolation import LEVELS
 from .talk import Talk

@@ -144,6 +144,8 @@ def _sources() -> dict[str, str]:
     """This package's own files that the service needs."""
     here = Path(__file__).parent
     files = {f"bstar_trl/sandbox/{path.name}": path.read_text("utf-8") for path in sorted(here.glob("*.py"))}
-    files |= {f"bstar_trl/{name}": (here.parent / name).read_text("utf-8") for name in ("errors.py", "pool.py")}
-    files["bstar_trl/__init__.py"] = ""
+    files |= {
+        f"bstar_trl/{name}": (here.parent / name).read_text("utf-8") for name in ("errors.py", "concurrency/pool.py")
+    }
+    files |= {"bstar_trl/__init__.py": "", "bstar_trl/concurrency/__init__.py": ""}
     return files

@@ -17,7 +17,7 @@ from ..config import BSTaRConfig
 from ..errors import ConfigurationError
 from ..records import Rollouts, Selection, Setting
 from ..rewards import ProcessReward
-from ..trainer import BSTaRTrainer
+from ..training.trainer import BSTaRTrainer
 from . import policy_path, prm_path
 from .measure import measure
 from .rewards import SumMatch

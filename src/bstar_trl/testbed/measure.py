@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..metrics import pass_at_k, pass_at_k_s
-from ..rollouts import text_id
+from ..rollouts.store import text_id
 from .task import answer_of, answer_to, draw_prompts, is_valid, terms_of
 
 SAMPLED_QUERIES = 100

@@ -1,0 +1,1 @@
+"""A pool of killable processes, and work on background threads."""

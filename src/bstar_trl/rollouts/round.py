@@ -1,0 +1,140 @@
+"""A round of sampling: requests in, scored rollouts of all processes out; scoring runs while generation goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from ..errors import BStarError
+from ..records import Completion, Request, Rollouts
+from .scoring import Scorer
+from .store import RolloutStore
+
+
+class Sampling:
+    """Samples and scores; keeps what was sampled until it is dropped.
+
+    Args:
+        generate: `BSTaRTrainer.generate_responses`: this process's requests in, completions out, in any order.
+        scorer (`Scorer`): the reward functions.
+        rows (`Mapping[int, dict]`): the dataset row of each query id.
+        accelerator (`Accelerator`): who else takes part.
+        chunk_size (`int`): responses scored together.
+        trainer_state: passed on to the reward functions.
+    """
+
+    def __init__(
+        self,
+        generate: Callable[[Sequence[Request]], Iterable[Completion]],
+        scorer: Scorer,
+        rows: Mapping[int, dict[str, Any]],
+        *,
+        accelerator: Accelerator,
+        chunk_size: int,
+        trainer_state: Any,
+    ):
+        self.generate = generate
+        self.scorer = scorer
+        self.rows = rows
+        self.accelerator = accelerator
+        self.chunk_size = chunk_size
+        self.trainer_state = trainer_state
+        self.num_sampled = 0
+        self.num_tokens = 0
+        self._store = RolloutStore(accelerator.process_index, gather_object)
+        self._metrics: dict[str, list[float]] = {}
+        self._extras: dict[str, dict[int, Any]] = {}
+
+    def __call__(self, requests: Sequence[Request]) -> Rollouts:
+        """Sample and score; in the order of the requests and their queries. A collective."""
+        requests = [request for request in requests if request.query_ids]
+        share = [item for item in map(self._share, requests) if item.query_ids]
+        completions: list[Completion] = []
+        scored = 0
+        self.scorer.discard()
+        for completion in self.generate(share):
+            completions.append(completion)
+            if len(completions) - scored == self.chunk_size:
+                self._score(completions[scored:])
+                scored = len(completions)
+        if len(completions) > scored:
+            self._score(completions[scored:])
+        order = self._order(share, completions)
+        scores = self.scorer.finish()
+        values_RF = scores.values_RF[order]
+        for name, values in scores.metrics.items():
+            self._metrics.setdefault(name, []).extend(values)
+        first = self._store.size
+        for column, items in scores.extras.items():
+            kept = self._extras.setdefault(column, {})
+            kept |= {first + place: items[index] for place, index in enumerate(order)}
+        rollouts = self._store.add(
+            [completions[index] for index in order],
+            rewards_R=self.scorer.total(values_RF),
+            correct_R=self.scorer.correct(values_RF),
+            judged_R=self.scorer.judged(values_RF),
+            values_RF=values_RF,
+            reasons_R=scores.reasons_R[order],
+        )
+        self.num_sampled += len(rollouts)
+        prompt_tokens = sum(gather_object([sum(len(item.prompt_ids) for item in completions)]))
+        self.num_tokens += int(rollouts.lengths_R.sum()) + prompt_tokens
+        return rollouts
+
+    def logged_metrics(self) -> dict[str, float]:
+        """What reward functions passed to `log_metric`, averaged over calls and processes. A collective."""
+        merged: dict[str, list[float]] = {}
+        for part in gather_object([self._metrics]):
+            for name, values in part.items():
+                merged.setdefault(name, []).extend(values)
+        return {name: float(np.mean(values)) for name, values in merged.items()}
+
+    def logged_extras(self, rows: np.ndarray) -> dict[str, list[Any]]:
+        """What reward functions passed to `log_extra`, for these rows of the rollouts. A collective."""
+        owners, places = self._store.locate(rows)
+        me = self.accelerator.process_index
+        wanted = {place for owner, place in zip(owners, places, strict=True) if owner == me}
+        mine = {
+            column: {place: items[place] for place in wanted & items.keys()} for column, items in self._extras.items()
+        }
+        parts = gather_object([mine])
+        columns = sorted({column for part in parts for column in part})
+        return {
+            column: [parts[owner].get(column, {}).get(place) for owner, place in zip(owners, places, strict=True)]
+            for column in columns
+        }
+
+    def _share(self, request: Request) -> Request:
+        """This process's part of a request: a contiguous run of its queries."""
+        parts = np.array_split(np.array(request.query_ids, dtype=np.int64), self.accelerator.num_processes)
+        return dataclasses.replace(request, query_ids=tuple(parts[self.accelerator.process_index].tolist()))
+
+    def _score(self, completions: Sequence[Completion]) -> None:
+        self.scorer.add(completions, [self.rows[item.query_id] for item in completions], self.trainer_state)
+
+    def _order(self, requests: Sequence[Request], completions: Sequence[Completion]) -> np.ndarray:
+        """Positions of the completions in the order of the requests, and a check that all of them came."""
+        place: dict[tuple[int, float], int] = {}
+        wanted: dict[tuple[int, float], int] = {}
+        for request in requests:
+            for query_id in request.query_ids:
+                key = (query_id, request.temperature)
+                place.setdefault(key, len(place))
+                wanted[key] = wanted.get(key, 0) + request.n
+        got: dict[tuple[int, float], int] = {}
+        for item in completions:
+            key = (item.query_id, item.temperature)
+            got[key] = got.get(key, 0) + 1
+        for key in wanted.keys() | got.keys():
+            if wanted.get(key, 0) != got.get(key, 0):
+                raise BStarError(
+                    f"generate_responses must return every response that was requested: got {got.get(key, 0)} of "
+                    f"query {key[0]} at temperature {key[1]:g}, expected {wanted.get(key, 0)}"
+                )
+        keys = [place[item.query_id, item.temperature] for item in completions]
+        return np.argsort(np.array(keys, dtype=np.int64), kind="stable")

@@ -1,0 +1,69 @@
+"""Evaluation: greedy and sampled metrics on held-out rows, in a loop over rows with an index.
+
+TRL's evaluation loader splits the repeats of a query over batches and pads with duplicates, so no figure per query
+could be right there. A likelihood of unselected samples means nothing, so there is no `eval_loss`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import DatasetError
+from ..records import Request
+from ..rollouts.round import Sampling
+from ..rollouts.store import grids
+from .logging import pass_metrics
+
+GREEDY = 0.0
+
+
+def evaluation_datasets(given: Any, of_trainer: Any) -> dict[str, Any]:
+    """What to evaluate on, by what to append to the metrics' prefix: nothing, or `_<name>` where there are several.
+
+    Args:
+        given: a dataset, a dict of them, the name of one of the trainer's, or `None`: the trainer's.
+        of_trainer: what the trainer was built with.
+
+    Raises:
+        DatasetError: there is none, or none of that name.
+    """
+    if isinstance(given, str):
+        known = of_trainer if isinstance(of_trainer, dict) else {}
+        if given not in known:
+            raise DatasetError(f"eval_dataset must name one of {list(known)}, got {given!r}")
+        return {"": known[given]}
+    given = of_trainer if given is None else given
+    if given is None:
+        raise DatasetError("evaluation needs an eval_dataset: pass one here or to the trainer")
+    return {f"_{name}": dataset for name, dataset in given.items()} if isinstance(given, dict) else {"": given}
+
+
+def evaluation_metrics(
+    sampling: Sampling, query_ids: Sequence[int], *, num_generations: int, temperature: float, seed: int
+) -> dict[str, float]:
+    """Metrics of the policy on these queries.
+
+    Args:
+        sampling (`Sampling`): a fresh one.
+        query_ids (`Sequence[int]`): the rows.
+        num_generations (`int`): K, responses sampled per query.
+        temperature (`float`): of the sampled ones.
+        seed (`int`): the same seed and weights give the same figures.
+
+    Returns:
+        `dict[str, float]`: `greedy_pass@1`; `pass@1` (mean over K), `pass@<K>`, `pass@<K>-4` (where K >= 4) and
+        `reward` of the sampled ones; and what the reward functions log.
+    """
+    ids = tuple(query_ids)
+    rollouts = sampling([Request(ids, GREEDY, 1, seed), Request(ids, float(temperature), num_generations, seed)])
+    greedy, sampled = rollouts.at(GREEDY), rollouts.at(float(temperature))
+    arrays = grids(sampled)
+    return {
+        "greedy_pass@1": float(greedy.correct_R.mean()),
+        **pass_metrics(arrays.correct_NK, arrays.text_ids_NK),
+        "reward": float(np.mean(sampled.rewards_R)),
+        **sampling.logged_metrics(),
+    }
