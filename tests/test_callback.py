@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from bstar_trl import BalanceCallback, Request, Rollouts
+from bstar_trl import BalanceCallback, Exploration, Request, Rollouts
 from bstar_trl.balance import balance_score
 from bstar_trl.config import IterationPlan
 
@@ -69,8 +69,8 @@ def brute_force(rollouts: Rollouts) -> float:
 def test_finds_the_temperature_with_the_best_score():
     world = World(lambda temperature: {0.5: 0.1, 0.8: 0.6, 1.1: 0.2}[temperature])
     balance = make_callback([0.5, 0.8, 1.1], num_queries=10)
-    rollouts = balance.explore(world, list(range(24)))
-    setting = balance.settle(rollouts)
+    exploration = balance.explore(world, list(range(24)))
+    rollouts, setting = exploration.rollouts, balance.settle(exploration)
     assert setting.temperature == 0.8
     assert setting.score == pytest.approx(brute_force(rollouts))
     assert len(rollouts) == 24 * K
@@ -84,8 +84,8 @@ def test_threshold_on_the_probe_is_the_papers_letter():
     def run(threshold_on):
         world = World(lambda temperature: 0.5)
         balance = make_callback([0.7, 0.9], num_queries=6, threshold_on=threshold_on)
-        rollouts = balance.explore(world, list(range(24)))
-        return rollouts, balance.settle(rollouts)
+        exploration = balance.explore(world, list(range(24)))
+        return exploration.rollouts, balance.settle(exploration)
 
     rollouts, setting = run("probe")
     probed = rollouts.take(rollouts.query_ids_R < 6)
@@ -111,8 +111,8 @@ def test_grid_of_thresholds_is_kept_to():
 def test_nothing_correct_keeps_the_previous_setting_and_says_so(caplog):
     balance = make_callback([0.5, 1.5], num_queries=4, temperature=0.9)
     hopeless = World(lambda temperature: 0.0)
-    rollouts = balance.explore(hopeless, list(range(24)))
-    setting = balance.settle(rollouts)
+    exploration = balance.explore(hopeless, list(range(24)))
+    rollouts, setting = exploration.rollouts, balance.settle(exploration)
     assert (setting.temperature, setting.threshold, setting.score) == (0.9, 0.0, 0.0)
     assert len(rollouts) == 24 * K  # T = 0.9 was not probed, so every query is sampled at it
     assert set(rollouts.temperatures_R) == {0.9}
@@ -125,7 +125,7 @@ def test_nothing_correct_keeps_the_previous_setting_and_says_so(caplog):
 def test_probe_may_take_all_queries():
     balance = make_callback([0.5, 1.0], num_queries=24)
     world = World(lambda temperature: 0.5)
-    assert len(balance.explore(world, list(range(24)))) == 24 * K
+    assert len(balance.explore(world, list(range(24))).rollouts) == 24 * K
     assert len(world.calls) == 1
 
 
@@ -154,16 +154,18 @@ def test_subclass_replaces_the_search():
     balance.setup(PLAN, num_generations=K, temperature=0.8, seed=0)
     chosen = []
     for _ in range(2):
-        setting = balance.settle(balance.explore(World(lambda temperature: 0.5), list(range(24))))
-        balance.record(setting, 192, 192)
+        exploration = Exploration.of(balance.explore(World(lambda temperature: 0.5), list(range(24))))
+        setting = balance.settle(exploration)
+        balance.record(setting, exploration, num_sampled=192)
         chosen.append(setting.temperature)
     assert chosen == [1.0, 0.5]
 
 
 def test_continues_where_the_state_was_taken():
     def step(balance, world):
-        setting = balance.settle(balance.explore(world, list(range(24))))
-        balance.record(setting, 10, 5)
+        exploration = balance.explore(world, list(range(24)))
+        setting = balance.settle(exploration)
+        balance.record(setting, exploration, num_sampled=200)
         return [request for call in world.calls[-2:] for request in call], setting
 
     first = make_callback([0.7, 0.9], num_queries=6)

@@ -573,7 +573,7 @@ def test_a_reward_model_that_never_reaches_correct_at(tmp_path, model_path, rewa
     assert not trainer.explored[0].correct_R.any()
     assert (trainer.selected[0].rewards_R > 0).all()
     assert trainer.balance.history[0]["balance/score"] == 0
-    assert "nothing was learned" in caplog.text
+    assert "No threshold scores above 0" in caplog.text
 
 
 def test_a_reward_model_below_every_threshold_says_so(tmp_path, model_path, reward_model_path):

@@ -86,7 +86,7 @@ def test_another_reader():
 
 def test_grid_by_hand():
     # Query 8 comes first, then 2; their responses are interleaved, and 2 has one less.
-    grid = make_rollouts([8, 2, 8, 5, 8, 2, 5, 5]).grid()
+    grid = make_rollouts([8, 2, 8, 5, 8, 2, 5, 5]).grids.index_NK
     np.testing.assert_array_equal(grid, [[0, 2, 4], [1, 5, -1], [3, 6, 7]])
 
 
@@ -94,14 +94,14 @@ def test_grid_of_random_rows():
     rng = np.random.default_rng(0)
     for _ in range(50):
         query_ids = rng.integers(0, 6, int(rng.integers(1, 30)))
-        grid = make_rollouts(query_ids).grid()
+        grid = make_rollouts(query_ids).grids.index_NK
         wanted = {query: np.flatnonzero(query_ids == query).tolist() for query in dict.fromkeys(query_ids.tolist())}
         assert [[place for place in row if place >= 0] for row in grid.tolist()] == list(wanted.values())
         assert grid.shape == (len(wanted), max(map(len, wanted.values())))
 
 
 def test_grid_of_nothing():
-    assert make_rollouts([]).grid().shape == (0, 0)
+    assert make_rollouts([]).grids.index_NK.shape == (0, 0)
 
 
 def test_records_are_frozen():

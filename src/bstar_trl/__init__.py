@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .callback import BalanceCallback
     from .config import BSTaRConfig
-    from .records import Completion, Request, Rollouts, Selection, Setting
+    from .records import Completion, Exploration, Request, Rollouts, Selection, Setting
     from .training.trainer import BSTaRTrainer
 
 __version__ = "0.1.0"
@@ -17,6 +17,7 @@ _ROOMS = {
     "BSTaRConfig": "config",
     "BSTaRTrainer": "training.trainer",
     "Completion": "records",
+    "Exploration": "records",
     "Request": "records",
     "Rollouts": "records",
     "Selection": "records",
@@ -27,6 +28,7 @@ __all__ = [
     "BSTaRTrainer",
     "BalanceCallback",
     "Completion",
+    "Exploration",
     "Request",
     "Rollouts",
     "Selection",

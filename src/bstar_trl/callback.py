@@ -15,8 +15,7 @@ from transformers import IntervalStrategy, TrainerCallback
 from .balance import SAME_SCORE, best_threshold, mean_balance_score
 from .config import IterationPlan
 from .errors import ConfigurationError
-from .records import Request, Rollouts, Setting, concatenate
-from .rollouts.store import grids
+from .records import Exploration, Request, Rollouts, Setting, concatenate
 
 logger = logging.getLogger(__name__)
 
@@ -108,82 +107,77 @@ class BalanceCallback(TrainerCallback):
             temperature=self.temperatures[0] if len(self.temperatures) == 1 else float(temperature),
             threshold=self.thresholds[0] if self.thresholds is not None and len(self.thresholds) == 1 else 0.0,
         )
-        self._probed = self.setting
-        self._probe_completions, self._probe_seconds = 0, 0.0
         self._rng = np.random.default_rng([seed, 1])
 
-    def explore(self, sample: Sample, queries: Sequence[int]) -> Rollouts:
-        """Sample the iteration's responses, and find the temperature while doing so.
+    def explore(self, sample: Sample, queries: Sequence[int]) -> Exploration:
+        """Sample the iteration's responses, and find the temperature meanwhile.
 
         Args:
             sample: takes requests, returns their scored responses; one call is one submission to the engine.
             queries (`Sequence[int]`): the ids of the iteration's queries, in their seeded order.
 
         Returns:
-            `Rollouts`: K responses for each query, each knowing its temperature: what is selected from. Probe samples
-            at other temperatures are not among them.
+            `Exploration`: K responses for each query at the temperature that won, without the probe's responses at
+            the other temperatures; and what the probe found and cost. A subclass may return bare `Rollouts`.
         """
-        self._probe_completions, self._probe_seconds = 0, 0.0
         if len(self.temperatures) == 1:
-            self._probed = self.setting
-            return sample([self._request(queries, self.setting.temperature)])
+            temperature = self.temperatures[0]
+            return Exploration(sample([self._request(queries, temperature)]), temperature)
         started = time.perf_counter()
         probe_queries, others = queries[: self.num_queries], queries[self.num_queries :]
         probed = sample([self._request(probe_queries, temperature) for temperature in self.temperatures])
-        self._probed = self._best_of(probed)
-        self._probe_completions = len(probed)
-        self._probe_seconds = time.perf_counter() - started
-        temperature = self._probed.temperature
-        kept = probed.at(temperature)
-        if not len(kept):  # the setting kept from before is none of the candidates
+        best = self._best_of(probed)
+        figures = {
+            "balance/probe_completions": float(len(probed)),
+            "balance/probe_seconds": time.perf_counter() - started,
+        }
+        kept = probed.at(best.temperature)
+        if not len(kept):  # the previous temperature stays in force, and the probe did not try it
             others = queries
         parts = [kept] if len(kept) else []
         if others:
-            parts.append(sample([self._request(others, temperature)]))
-        return concatenate(parts)
+            parts.append(sample([self._request(others, best.temperature)]))
+        return Exploration(concatenate(parts), best.temperature, best.threshold, figures)
 
-    def settle(self, rollouts: Rollouts) -> Setting:
-        """The iteration's setting: the temperature of these responses, and the threshold chosen on them."""
-        values, counts = np.unique(rollouts.temperatures_R, return_counts=True)
-        temperature = float(values[counts.argmax()])
-        if self.threshold_on == "probe" and self.probes:
-            arrays = grids(rollouts)
-            threshold = self._probed.threshold
+    def settle(self, exploration: Exploration | Rollouts) -> Setting:
+        """The iteration's setting: the temperature of the exploration, and the threshold chosen on its responses."""
+        exploration = Exploration.of(exploration)
+        rollouts, temperature = exploration.rollouts, exploration.temperature
+        if self.threshold_on == "probe" and exploration.threshold is not None:
+            grids = rollouts.grids
+            threshold = exploration.threshold
             score = mean_balance_score(
-                arrays.rewards_NK,
-                arrays.correct_NK,
-                self.target,
-                threshold,
-                selectable_NK=arrays.selectable_NK,
+                grids.rewards_NK, grids.correct_NK, self.target, threshold, selectable_NK=grids.selectable_NK
             )
         else:
             threshold, score = self._best_threshold(rollouts)
         if score <= 0:
             threshold = self.setting.threshold
             logger.warning(
-                "No threshold gives a balance score above 0 at temperature %g: nothing was learned about it, so the "
-                "previous one, %g, is kept.",
+                "No threshold scores above 0 at temperature %g; the previous threshold, %g, is kept.",
                 temperature,
                 threshold,
             )
         self.setting = Setting(temperature, threshold, score)
         return self.setting
 
-    def record(self, setting: Setting, num_sampled: int, num_explored: int) -> dict[str, float]:
+    def record(self, setting: Setting, exploration: Exploration, num_sampled: int) -> dict[str, float]:
         """Add an iteration to the history; called by the trainer once its selection is made.
 
         Args:
-            setting (`Setting`): the iteration's.
+            setting (`Setting`): the iteration's; it is in force from now on.
+            exploration (`Exploration`): the iteration's.
             num_sampled (`int`): responses sampled in all, probes and empty rounds included.
-            num_explored (`int`): responses that were selected from.
         """
+        self.setting = setting
         entry = {
             "balance/score": float(setting.score),
             "balance/temperature": float(setting.temperature),
             "balance/threshold": float(setting.threshold),
-            "balance/probe_completions": float(self._probe_completions),
-            "balance/probe_seconds": float(self._probe_seconds),
-            "balance/extra_completions": float(num_sampled - num_explored),
+            "balance/probe_completions": 0.0,
+            "balance/probe_seconds": 0.0,
+            **exploration.figures,
+            "balance/extra_completions": float(num_sampled - len(exploration.rollouts)),
         }
         self.history.append(entry)
         return entry
@@ -212,12 +206,12 @@ class BalanceCallback(TrainerCallback):
         return Request(tuple(queries), temperature, self.num_generations, seed)
 
     def _best_threshold(self, rollouts: Rollouts) -> tuple[float, float]:
-        arrays = grids(rollouts)
+        grids = rollouts.grids
         return best_threshold(
-            arrays.rewards_NK,
-            arrays.correct_NK,
+            grids.rewards_NK,
+            grids.correct_NK,
             self.target,
-            selectable_NK=arrays.selectable_NK,
+            selectable_NK=grids.selectable_NK,
             thresholds=self.thresholds,
         )
 

@@ -6,11 +6,15 @@ Axis suffixes: R responses (rows of a `Rollouts`), N queries, K responses of a q
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
 import numpy as np
+
+from .errors import BStarError
+from .selection import selectable_mask
 
 FinishReason = Literal["stop", "length"]
 
@@ -34,14 +38,25 @@ class Setting:
 class Request:
     """One order to sample: `n` responses for each of `query_ids`, all at one temperature.
 
-    `seed` fixes the samples: equal requests to equal weights give equal responses, as long as the number of processes
-    and `generation_chunk_size` are the same.
+    Args:
+        query_ids (`tuple[int, ...]`): the queries.
+        temperature (`float`): sampling temperature; 0 means greedy.
+        n (`int`): responses per query.
+        seed (`int`): fixes the samples. Equal requests to equal weights give equal responses, as long as the number of
+            processes and `generation_chunk_size` are the same.
+        rows (`Mapping[int, Mapping[str, Any]]`): the dataset row of each query, which the trainer adds to the requests
+            that it hands to `generate_responses`.
     """
 
     query_ids: tuple[int, ...]
     temperature: float
     n: int
     seed: int
+    rows: Mapping[int, Mapping[str, Any]] = field(default_factory=dict, compare=False, repr=False)
+
+    def with_rows(self, rows: Mapping[int, Mapping[str, Any]]) -> Request:
+        """The same order with the rows of its queries, which are looked up in `rows`."""
+        return dataclasses.replace(self, rows={query_id: rows[query_id] for query_id in self.query_ids})
 
 
 @dataclass(frozen=True)
@@ -76,8 +91,30 @@ class ResponseReader(Protocol):
 
 
 @dataclass(frozen=True)
+class Grids:
+    """Rollouts as matrices: a row per query, in the order of the queries' first responses.
+
+    Rows of queries with fewer responses than others are filled up.
+
+    Args:
+        index_NK (`int64`): position in the rollouts; -1 fills up.
+        rewards_NK (`float64`): total reward; 0 fills up.
+        correct_NK (`bool`): the verifier said *correct*; False fills up.
+        selectable_NK (`bool`): the response ended by itself, could be judged, and is the first with its text among
+            those of its query; False fills up.
+        text_ids_NK (`uint64`): equal for equal texts.
+    """
+
+    index_NK: np.ndarray
+    rewards_NK: np.ndarray
+    correct_NK: np.ndarray
+    selectable_NK: np.ndarray
+    text_ids_NK: np.ndarray
+
+
+@dataclass(frozen=True)
 class Rollouts:
-    """Scored responses by column, a row each; what is heavy (texts, tokens) stays behind `reader`.
+    """Scored responses by column, a row each; texts and tokens, which need memory, stay behind `reader`.
 
     Args:
         query_ids_R (`int64`): the query of each response.
@@ -123,11 +160,24 @@ class Rollouts:
         """The responses sampled at this very temperature."""
         return self.take(self.temperatures_R == temperature)
 
-    def grid(self) -> np.ndarray:
-        """Positions as a matrix, one row per query: `index_NK` of shape (queries, most responses of one query).
+    @cached_property
+    def grids(self) -> Grids:
+        """These responses as matrices, made once.
 
-        Queries stand in the order of their first response; `-1` fills the rows of queries with fewer responses.
+        Balance score, selection and metrics all read `selectable_NK` from here, so it is decided in one place.
         """
+        index_NK = self._positions()
+        there_NK = index_NK >= 0
+        text_ids_NK = self.text_ids_R[index_NK]
+        return Grids(
+            index_NK=index_NK,
+            rewards_NK=np.where(there_NK, self.rewards_R[index_NK], 0.0),
+            correct_NK=self.correct_R[index_NK] & there_NK,
+            selectable_NK=selectable_mask(text_ids_NK, (self.ended_R & self.judged_R)[index_NK] & there_NK),
+            text_ids_NK=text_ids_NK,
+        )
+
+    def _positions(self) -> np.ndarray:
         _, first, inverse = np.unique(self.query_ids_R, return_index=True, return_inverse=True)
         order_of_first = np.empty(len(first), dtype=np.int64)
         order_of_first[np.argsort(first)] = np.arange(len(first))
@@ -149,6 +199,37 @@ def concatenate(parts: Sequence[Rollouts]) -> Rollouts:
     """One `Rollouts` of several that share a reader, in order."""
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in column_names()}
     return Rollouts(**columns, reader=parts[0].reader)
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """An iteration's responses, and what was found while they were sampled.
+
+    Args:
+        rollouts (`Rollouts`): the responses to select from.
+        temperature (`float`): the temperature that the exploration chose.
+        threshold (`float`, *optional*): the threshold that it chose; `None` where it chose none.
+        figures (`dict[str, float]`): what the search cost and found, under the names of the logs.
+    """
+
+    rollouts: Rollouts
+    temperature: float
+    threshold: float | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: Exploration | Rollouts) -> Exploration:
+        """What an `explore` returned. Of bare rollouts the temperature is that of most responses.
+
+        Raises:
+            BStarError: it returned something else.
+        """
+        if isinstance(found, Exploration):
+            return found
+        if not isinstance(found, Rollouts):
+            raise BStarError(f"explore must return an Exploration or Rollouts, got {type(found).__name__}")
+        temperatures, counts = np.unique(found.temperatures_R, return_counts=True)
+        return cls(found, float(temperatures[counts.argmax()]))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from transformers import LlamaForSequenceClassification
 from bstar_trl import BSTaRTrainer, Completion
 from bstar_trl.errors import ConfigurationError, RewardError
 from bstar_trl.rewards import RewardFn, Score
-from bstar_trl.rollouts.scoring import Scorer, find_verifier, is_async, reward_name
+from bstar_trl.rollouts.scoring import Scorer, is_async, reward_name
+from bstar_trl.training.checks import find_verifier
 
 
 def make_completions(texts):

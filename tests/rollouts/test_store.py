@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bstar_trl.records import Completion
-from bstar_trl.rollouts.store import RolloutStore, grids, text_id
+from bstar_trl.rollouts.store import RolloutStore, text_id
 
 
 def make_completion(query_id: int, text: str, finish_reason="stop", temperature=1.0) -> Completion:
@@ -88,7 +88,7 @@ def test_reading_back_in_any_order():
 def test_nothing_added():
     rollouts = add(make_store(), [])
     assert len(rollouts) == 0
-    assert rollouts.grid().shape == (0, 0)
+    assert rollouts.grids.index_NK.shape == (0, 0)
 
 
 def test_three_processes_see_the_same_and_read_anybody():
@@ -145,7 +145,7 @@ def test_grids_by_hand():
     ]
     rewards = [6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5]
     judged, correct = [1, 1, 1, 1, 1, 0, 1], [1, 1, 1, 0, 1, 0, 1]
-    arrays = grids(add(make_store(), completions, rewards, correct, judged))
+    arrays = add(make_store(), completions, rewards, correct, judged).grids
     np.testing.assert_array_equal(arrays.index_NK, [[0, 1, 2, 3], [4, 5, 6, -1]])
     np.testing.assert_array_equal(arrays.selectable_NK, [[0, 1, 0, 1], [1, 0, 1, 0]])
     np.testing.assert_array_equal(arrays.correct_NK, [[1, 1, 1, 0], [1, 0, 1, 0]])
@@ -156,7 +156,7 @@ def test_grids_by_hand():
 def test_what_fills_up_short_rows_is_never_anything():
     # The last response, which index -1 would name, is correct and selectable.
     completions = [make_completion(1, "a"), make_completion(2, "b"), make_completion(2, "c")]
-    arrays = grids(add(make_store(), completions, rewards=[1, 2, 3]))
+    arrays = add(make_store(), completions, rewards=[1, 2, 3]).grids
     np.testing.assert_array_equal(arrays.index_NK[0], [0, -1])
     assert not arrays.correct_NK[0, 1]
     assert not arrays.selectable_NK[0, 1]
@@ -165,7 +165,7 @@ def test_what_fills_up_short_rows_is_never_anything():
 
 def test_rollouts_on_their_way_cannot_be_read():
     def gather(items):
-        with pytest.raises(RuntimeError, match="on their way between processes"):
+        with pytest.raises(RuntimeError, match="until the rollouts are gathered"):
             items[0].reader.read(items[0].rows_R)
         return items
 

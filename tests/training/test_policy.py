@@ -10,8 +10,8 @@ from bstar_trl import Request
 
 
 def sample(trainer, prompts, n=40, temperature=1.0, seed=1):
-    request = Request(tuple(range(len(prompts))), temperature, n, seed)
-    return list(trainer.sampler.generate([request], dict(enumerate(prompts))))
+    rows = {index: {"prompt": prompt} for index, prompt in enumerate(prompts)}
+    return list(trainer.policy.generate([Request(tuple(rows), temperature, n, seed, rows)]))
 
 
 def test_ended_responses_carry_eos_and_cut_ones_do_not(tmp_path, model_path):
@@ -109,4 +109,4 @@ def test_any_eos_that_the_model_declares_ends_a_response(tmp_path, declared):
 
 def test_nothing_requested_nothing_sampled(tmp_path, model_path):
     trainer = make_trainer(tmp_path, model_path)
-    assert list(trainer.sampler.generate([], {})) == []
+    assert list(trainer.policy.generate([])) == []

@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from bstar_trl import BalanceCallback, BSTaRTrainer, Completion, Request, Rollouts, Selection, Setting
 from bstar_trl.errors import BStarError, ConfigurationError, DatasetError, EmptySelectionError
-from bstar_trl.rollouts.store import grids
 
 LORA = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
 
@@ -105,8 +104,9 @@ def test_sampled_distribution_follows_each_request(tmp_path, generation_config):
     trainer = make_trainer(tmp_path, path, max_completion_length=1, generation_chunk_size=600)
     temperatures, samples = (0.4, 1.0, 2.5), 3000
     prompt = "7+1="
-    requests = [Request((0,), temperature, samples, seed=5) for temperature in temperatures]
-    completions = list(trainer.sampler.generate(requests, {0: prompt}))
+    rows = {0: {"prompt": prompt}}
+    requests = [Request((0,), temperature, samples, 5, rows) for temperature in temperatures]
+    completions = list(trainer.policy.generate(requests))
     logits = model(torch.tensor([make_tokenizer()(prompt)["input_ids"]])).logits[0, -1].detach().double()
     entropies = []
     for temperature in temperatures:
@@ -201,7 +201,7 @@ def test_selection_is_what_the_method_says(tmp_path, model_path):
     assert chosen.ended_R.all()
     texts = [(item.query_id, item.text.rstrip()) for item in chosen.reader.read(chosen.rows_R)]
     assert len(set(texts)) == len(texts)
-    arrays = grids(rollouts)
+    arrays = rollouts.grids
     qualified = (arrays.selectable_NK & (arrays.rewards_NK > setting.threshold)).sum()
     assert len(selection) == min(26, qualified)
 
@@ -425,3 +425,79 @@ def test_a_tokenizer_without_eos_is_refused(tmp_path, model_path):
     tokenizer.eos_token = None
     with pytest.raises(ConfigurationError, match="needs an EOS token"):
         make_trainer(tmp_path, model_path, processing_class=tokenizer)
+
+
+def test_a_second_run_with_the_same_weights_is_the_first_again(tmp_path, model_path):
+    """Queries, ties, order of batches, setting and seeds of samples: nothing of the first run is left over."""
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        callbacks=[BalanceCallback([0.7, 1.2], num_queries=4)],
+        queries_per_iteration=8,
+        iteration_steps=3,
+        max_steps=7,
+        logging_steps=1,
+    )
+    initial = {name: item.clone() for name, item in trainer.model.state_dict().items()}
+    runs = []
+    for _ in range(2):
+        trainer.model.load_state_dict(initial)
+        trainer.optimizer = trainer.lr_scheduler = None
+        trainer.train()
+        history = [entry | {"balance/probe_seconds": 0.0} for entry in trainer.balance.history]
+        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        runs.append((history, losses, {name: item.clone() for name, item in trainer.model.state_dict().items()}))
+    first, second = runs
+    assert len(first[0]) == 3
+    assert second[:2] == first[:2]
+    assert all(torch.equal(item, first[2][name]) for name, item in second[2].items())
+
+
+def test_a_row_is_read_once_per_round_and_travels_with_its_request(tmp_path, model_path):
+    class Recorder(BSTaRTrainer):
+        def generate_responses(self, requests):
+            for request in requests:
+                assert {name: row["prompt"] for name, row in request.rows.items()} == {
+                    query_id: f"{query_id % 10}+{query_id % 7}=" for query_id in request.query_ids
+                }
+            yield from super().generate_responses(requests)
+
+    trainer = make_trainer(
+        tmp_path, model_path, trainer=Recorder, callbacks=[BalanceCallback([0.7, 1.0], num_queries=4)], max_steps=9
+    )
+    reads: list[int] = []
+
+    class Counting(type(trainer.queries)):
+        def __getitem__(self, query_id):
+            reads.append(query_id)
+            return super().__getitem__(query_id)
+
+    trainer.queries.__class__ = Counting
+    trainer.train()
+    # One iteration of 17 queries, 4 of them probed at two temperatures in one round; then the 13 others.
+    assert sorted(reads) == list(range(17))
+
+
+def test_a_balance_may_return_bare_rollouts_and_a_setting_without_a_score(tmp_path, model_path):
+    class Bare(BalanceCallback):
+        def explore(self, sample, queries):
+            return sample([Request(tuple(queries), 0.9, self.num_generations, 7)])
+
+        def settle(self, exploration):
+            assert exploration.temperature == 0.9
+            return Setting(exploration.temperature, threshold=0.5)
+
+    trainer = make_trainer(tmp_path, model_path, callbacks=[Bare()], max_steps=9)
+    trainer.train()
+    (entry,) = trainer.balance.history
+    assert (entry["balance/temperature"], entry["balance/threshold"], entry["balance/score"]) == (0.9, 0.5, 0.0)
+    assert entry["balance/probe_completions"] == entry["balance/extra_completions"] == 0
+    assert trainer.balance.setting == Setting(0.9, 0.5)
+
+
+@pytest.mark.parametrize("hook", ["explore", "settle"])
+def test_a_balance_that_returns_something_else_is_named(tmp_path, model_path, hook):
+    wrong = type("Wrong", (BalanceCallback,), {hook: lambda self, *arguments: None})
+    trainer = make_trainer(tmp_path, model_path, callbacks=[wrong()])
+    with pytest.raises(BStarError, match=rf"{hook} must return .*, got NoneType"):
+        trainer.train()

@@ -77,27 +77,27 @@ def test_trains_and_the_trained_weights_are_what_samples(trainer):
     trainer.train()
     assert trainer.state.global_step == 8
     assert [entry["balance/probe_completions"] for entry in trainer.balance.history] == [160.0, 160.0]
-    prompts = {index: row["prompt"] for index, row in enumerate(make_dataset(20, (5,), held_out=True))}
-    with trainer.sampler.session():
-        greedy = list(trainer.sampler.generate([Request(tuple(prompts), 0.0, 1, 0)], prompts))
+    rows = {index: {"prompt": row["prompt"]} for index, row in enumerate(make_dataset(20, (5,), held_out=True))}
+    with trainer.policy.session():
+        greedy = list(trainer.policy.generate([Request(tuple(rows), 0.0, 1, 0, rows)]))
     assert len(greedy) == 20
-    same = [list(item.token_ids) == greedy_by_hand(trainer, prompts[item.query_id]) for item in greedy]
+    same = [list(item.token_ids) == greedy_by_hand(trainer, rows[item.query_id]["prompt"]) for item in greedy]
     assert np.mean(same) >= 0.9  # two near-equal logits may fall either way in another kernel
     with trainer.model.disable_adapter():
-        before = [list(item.token_ids) == greedy_by_hand(trainer, prompts[item.query_id]) for item in greedy]
+        before = [list(item.token_ids) == greedy_by_hand(trainer, rows[item.query_id]["prompt"]) for item in greedy]
     assert np.mean(before) < np.mean(same)
 
 
 def test_temperatures_of_one_call_are_kept_apart(trainer):
-    prompts = {0: "7+1+5+9+8="}
+    rows = {0: {"prompt": "7+1+5+9+8="}}
     temperatures, n, seeds = (0.3, 1.0, 2.0), 130, (1, 2, 3)
     completions = []
-    with trainer.sampler.session():
+    with trainer.policy.session():
         for seed in seeds:  # no more in a call: vLLM's CPU generators cannot take back the token of a split prefill
-            requests = [Request((0,), temperature, n, seed) for temperature in temperatures]
-            completions += trainer.sampler.generate(requests, prompts)
+            requests = [Request((0,), temperature, n, seed, rows) for temperature in temperatures]
+            completions += trainer.policy.generate(requests)
     trainer.model.eval()
-    tokens = trainer.processing_class(prompts[0])["input_ids"]
+    tokens = trainer.processing_class(rows[0]["prompt"])["input_ids"]
     with torch.no_grad():
         logits = trainer.model(torch.tensor([tokens])).logits[0, -1].double()
     for temperature in temperatures:
@@ -110,11 +110,10 @@ def test_temperatures_of_one_call_are_kept_apart(trainer):
 
 
 def test_same_request_same_responses(trainer):
-    prompts = {0: "7+1+5+9+8=", 3: "1+2+3+4+5="}
-    with trainer.sampler.session():
+    rows = {0: {"prompt": "7+1+5+9+8="}, 3: {"prompt": "1+2+3+4+5="}}
+    with trainer.policy.session():
         first, second = (
-            [item.token_ids for item in trainer.sampler.generate([Request((0, 3), 1.0, 20, 9)], prompts)]
-            for _ in range(2)
+            [item.token_ids for item in trainer.policy.generate([Request((0, 3), 1.0, 20, 9, rows)])] for _ in range(2)
         )
     assert first == second
     assert len({tuple(item) for item in first}) > 5

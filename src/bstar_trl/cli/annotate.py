@@ -67,7 +67,7 @@ def run(parsed: argparse.Namespace) -> int:
     from ..prm_training.annotate import Recipe
     from ..prm_training.annotation_files import AnnotationFolder
     from ..prm_training.inputs import load_queries, load_verifier
-    from ..rollouts.scoring import check_columns
+    from ..training.checks import check_columns
 
     recipe = Recipe(**{field: getattr(parsed, field) for field in Recipe.__dataclass_fields__})
     if parsed.vllm_option and parsed.engine != "vllm":

@@ -1,4 +1,4 @@
-"""A round of sampling: requests in, scored rollouts of all processes out; scoring runs while generation goes on."""
+"""A round of sampling: requests in, scored rollouts of all processes out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .scoring import Scorer
 from .store import RolloutStore
 
 
-class Sampling:
-    """Samples and scores; keeps what was sampled until it is dropped.
+class Sampler:
+    """Samples and scores, a round at each call; keeps all responses that it has sampled.
 
     Args:
         generate: `BSTaRTrainer.generate_responses`: this process's requests in, completions out, in any order.
@@ -52,18 +52,23 @@ class Sampling:
 
     def __call__(self, requests: Sequence[Request]) -> Rollouts:
         """Sample and score; in the order of the requests and their queries. A collective."""
-        requests = [request for request in requests if request.query_ids]
         share = [item for item in map(self._share, requests) if item.query_ids]
+        # Each row is read from the dataset once, however many responses its query gets.
+        asked = dict.fromkeys(query_id for request in share for query_id in request.query_ids)
+        rows = {query_id: self.rows[query_id] for query_id in asked}
+        share = [item.with_rows(rows) for item in share]
         completions: list[Completion] = []
         scored = 0
         self.scorer.discard()
         for completion in self.generate(share):
+            if completion.query_id not in rows:
+                raise _wrong_number(completion.query_id, completion.temperature, got=1, expected=0)
             completions.append(completion)
             if len(completions) - scored == self.chunk_size:
-                self._score(completions[scored:])
+                self._score(completions[scored:], rows)
                 scored = len(completions)
         if len(completions) > scored:
-            self._score(completions[scored:])
+            self._score(completions[scored:], rows)
         order = self._order(share, completions)
         scores = self.scorer.finish()
         values_RF = scores.values_RF[order]
@@ -114,8 +119,8 @@ class Sampling:
         parts = np.array_split(np.array(request.query_ids, dtype=np.int64), self.accelerator.num_processes)
         return dataclasses.replace(request, query_ids=tuple(parts[self.accelerator.process_index].tolist()))
 
-    def _score(self, completions: Sequence[Completion]) -> None:
-        self.scorer.add(completions, [self.rows[item.query_id] for item in completions], self.trainer_state)
+    def _score(self, completions: Sequence[Completion], rows: Mapping[int, Mapping[str, Any]]) -> None:
+        self.scorer.add(completions, [rows[item.query_id] for item in completions], self.trainer_state)
 
     def _order(self, requests: Sequence[Request], completions: Sequence[Completion]) -> np.ndarray:
         """Positions of the completions in the order of the requests, and a check that all of them came."""
@@ -132,9 +137,13 @@ class Sampling:
             got[key] = got.get(key, 0) + 1
         for key in wanted.keys() | got.keys():
             if wanted.get(key, 0) != got.get(key, 0):
-                raise BStarError(
-                    f"generate_responses must return every response that was requested: got {got.get(key, 0)} of "
-                    f"query {key[0]} at temperature {key[1]:g}, expected {wanted.get(key, 0)}"
-                )
+                raise _wrong_number(*key, got=got.get(key, 0), expected=wanted.get(key, 0))
         keys = [place[item.query_id, item.temperature] for item in completions]
         return np.argsort(np.array(keys, dtype=np.int64), kind="stable")
+
+
+def _wrong_number(query_id: int, temperature: float, *, got: int, expected: int) -> BStarError:
+    return BStarError(
+        f"generate_responses must return every response that was requested: got {got} of query {query_id} at "
+        f"temperature {temperature:g}, expected {expected}"
+    )

@@ -20,7 +20,7 @@ from torch import nn
 from trl.data_utils import apply_chat_template, is_conversational
 
 from ..concurrency.background import BackgroundLoop, BackgroundThread
-from ..errors import ConfigurationError, DatasetError, RewardError
+from ..errors import RewardError
 from ..records import Completion
 from ..rewards.base import RewardFn, Score
 
@@ -298,78 +298,6 @@ def reward_name(function: Any) -> str:
     while isinstance(function, partial):
         function = function.func
     return getattr(function, "__name__", type(function).__name__)
-
-
-def find_verifier(functions: Sequence[Any], wanted: str | int | None) -> int:
-    """Which reward function says *correct or not*.
-
-    One function alone is the verifier. Among several, `wanted` names it (name or index), or exactly one of them is a
-    verifier of the package.
-
-    Raises:
-        ConfigurationError: none, or more than one, can be it.
-    """
-    names = [reward_name(function) for function in functions]
-    listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(names))
-    if wanted is not None:
-        if str(wanted).lstrip("-").isdigit() and str(wanted) not in names:
-            if 0 <= int(wanted) < len(names):
-                return int(wanted)
-        elif names.count(str(wanted)) == 1:
-            return names.index(str(wanted))
-        raise ConfigurationError(
-            f"verifier must be the name or index of one of the rewards ({listed}), got {wanted!r}"
-        )
-    if len(functions) == 1:
-        return 0
-    verifiers = [index for index, item in enumerate(functions) if isinstance(item, RewardFn) and item.is_verifier]
-    if len(verifiers) != 1:
-        count = "none" if not verifiers else f"{len(verifiers)}"
-        raise ConfigurationError(
-            f"with several rewards exactly one must be the verifier, the one that says correct or not; {count} of "
-            f"these says so of itself: {listed}. Name it: BSTaRConfig(verifier=...)"
-        )
-    return verifiers[0]
-
-
-def check_columns(functions: Sequence[Any], columns: Sequence[str], *, remove_unused: bool = False) -> None:
-    """Look for every column a reward needs: those a `RewardFn` names, and a function's parameters without default.
-
-    With `remove_unused` (TRL's `remove_unused_columns`) rewards see no column but the prompt.
-
-    Raises:
-        DatasetError: a column is missing; the message names the reward and what the dataset has.
-    """
-    for function in functions:
-        if isinstance(function, str | nn.Module):
-            continue
-        needed = function.columns if isinstance(function, RewardFn) else _required_parameters(function)
-        if needed and remove_unused:
-            raise DatasetError(
-                f"reward '{reward_name(function)}' needs the dataset column(s) {', '.join(needed)}, which "
-                "remove_unused_columns=True takes away: leave it at False"
-            )
-        missing = [name for name in needed if name not in columns]
-        if missing:
-            raise DatasetError(
-                f"reward '{reward_name(function)}' needs the dataset column(s) {', '.join(missing)}, but the dataset "
-                f"has {', '.join(columns)}"
-            )
-
-
-def _required_parameters(function: Any) -> tuple[str, ...]:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # a builtin: it does not say
-        return ()
-    return tuple(
-        item.name
-        for item in parameters
-        if item.default is item.empty
-        and item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)
-        and item.name not in TRL_KEYWORDS
-        and item.name != "prompt"
-    )
 
 
 def _done(scores: list[Score]) -> Future[list[Score]]:

@@ -1,17 +1,17 @@
-"""The store of an iteration's responses: light columns for everybody, texts and tokens where they were sampled."""
+"""The store of an iteration's responses: every process holds the columns; texts and tokens stay where they were
+sampled."""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..records import Completion, Rollouts, concatenate
-from ..selection import selectable_mask
 
 OWNER_SHIFT = 40  # a row number holds the process that sampled the response, then its place there
 
@@ -81,7 +81,7 @@ class RolloutStore:
 
 class _NoReader:
     def read(self, rows: np.ndarray) -> list[Completion]:
-        raise RuntimeError("these rollouts are on their way between processes")
+        raise RuntimeError("texts cannot be read until the rollouts are gathered")
 
 
 _NO_READER = _NoReader()
@@ -91,36 +91,3 @@ def text_id(text: str) -> int:
     """64 bits that stand for a text; trailing white space does not count."""
     encoded = text.rstrip().encode("utf-8", errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")
-
-
-@dataclass(frozen=True)
-class Grids:
-    """Rollouts as matrices, a row per query in the order of its first response; short rows are filled up.
-
-    Args:
-        index_NK (`int64`): position in the rollouts, -1 where a query has fewer responses than others.
-        rewards_NK (`float64`): total reward.
-        correct_NK (`bool`): the verifier said *correct*.
-        selectable_NK (`bool`): ended by itself, could be judged, and the first with its text among those.
-        text_ids_NK (`uint64`): equal for equal texts.
-    """
-
-    index_NK: np.ndarray
-    rewards_NK: np.ndarray
-    correct_NK: np.ndarray
-    selectable_NK: np.ndarray
-    text_ids_NK: np.ndarray
-
-
-def grids(rollouts: Rollouts) -> Grids:
-    """The one place that decides what is selectable: balance score, selection and metrics all read this mask."""
-    index_NK = rollouts.grid()
-    there_NK = index_NK >= 0
-    text_ids_NK = rollouts.text_ids_R[index_NK]
-    return Grids(
-        index_NK=index_NK,
-        rewards_NK=np.where(there_NK, rollouts.rewards_R[index_NK], 0.0),
-        correct_NK=rollouts.correct_R[index_NK] & there_NK,
-        selectable_NK=selectable_mask(text_ids_NK, (rollouts.ended_R & rollouts.judged_R)[index_NK] & there_NK),
-        text_ids_NK=text_ids_NK,
-    )

@@ -47,7 +47,7 @@ class DemoTrainer(BSTaRTrainer):
         selection = super().select_responses(rollouts, setting)
         if len(selection):
             completions = selection.rollouts.reader.read(selection.rollouts.rows_R)
-            prompts = [self.rows[item.query_id]["prompt"] for item in completions]
+            prompts = [self.queries[item.query_id]["prompt"] for item in completions]
             wrong = [not is_valid(prompt, item.text) for prompt, item in zip(prompts, completions, strict=True)]
             lucky = [bad and right for bad, right in zip(wrong, selection.rollouts.correct_R, strict=True)]
             self.lucky_share = sum(lucky) / len(lucky)

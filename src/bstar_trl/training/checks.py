@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, IterableDataset
+from torch import nn
 
 from ..callback import BalanceCallback
-from ..config import BSTaRConfig
+from ..config import BSTaRConfig, IterationPlan, as_bstar_config
 from ..errors import ConfigurationError, DatasetError, DatasetTypeError, UnsupportedOptionError
 from ..rewards.base import RewardFn
-from ..rollouts.scoring import check_columns, find_verifier, reward_name
+from ..rollouts.scoring import TRL_KEYWORDS, reward_name
+
+WHERE_THE_TRAINER_IS_BUILT = 4  # frames up: the check, `prepare`, the constructor, the user's script
 
 
-def check_options(
-    args: BSTaRConfig, train_dataset: Any, tools: Any, rollout_func: Any, environment_factory: Any
-) -> None:
+@dataclass(frozen=True)
+class Prepared:
+    """What a trainer was given, checked and completed.
+
+    Args:
+        args (`BSTaRConfig`): a plain `GRPOConfig`, or `None`, has become one.
+        reward_funcs (`list`): one or several.
+        verifier (`int`): which of them says *correct or not*.
+        balance (`BalanceCallback`): the one among the callbacks.
+        callbacks (`list`): with the balance among them.
+        plan (`IterationPlan`): the numbers of an iteration.
+    """
+
+    args: BSTaRConfig
+    reward_funcs: list[Any]
+    verifier: int
+    balance: BalanceCallback
+    callbacks: list[Any]
+    plan: IterationPlan
+
+
+def prepare(
+    model: Any,
+    reward_funcs: Any,
+    args: Any,
+    train_dataset: Any,
+    eval_dataset: Any,
+    callbacks: Sequence[Any] | None,
+    *,
+    unsupported: Mapping[str, Any],
+) -> Prepared:
+    """Check everything that can be checked before any weight is loaded, and decide the numbers of an iteration.
+
+    Raises:
+        ConfigurationError, DatasetError, UnsupportedOptionError: see the checks below.
+    """
+    model_id = model if isinstance(model, str) else str(model.config._name_or_path)
+    args = as_bstar_config(args, model_id.rstrip("/").split("/")[-1] or "model")
+    check_options(args, train_dataset, unsupported)
+    balance, callbacks = find_balance_callback(callbacks, args)
+    functions = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+    verifier = check_rewards(functions, args)
+    check_datasets(functions, args, train_dataset, eval_dataset)
+    plan = args.plan(len(train_dataset) if isinstance(train_dataset, Dataset) else None)
+    balance.setup(plan, num_generations=args.num_generations, temperature=args.temperature, seed=args.seed)
+    return Prepared(args, functions, verifier, balance, callbacks, plan)
+
+
+def check_options(args: BSTaRConfig, train_dataset: Any, unsupported: Mapping[str, Any]) -> None:
     """Refuse what B-STaR cannot do; warn once of what has no effect on it.
 
     Raises:
@@ -27,11 +78,7 @@ def check_options(
         DatasetTypeError: a training dataset of another kind.
         ConfigurationError: a stream without `max_steps`, or with `dispatch_batches`.
     """
-    for name, value in (
-        ("tools", tools),
-        ("rollout_func", rollout_func),
-        ("environment_factory", environment_factory),
-    ):
+    for name, value in unsupported.items():
         if value:
             raise UnsupportedOptionError(f"{name} is not supported by BSTaRTrainer: leave it out")
     if train_dataset is None:
@@ -56,7 +103,7 @@ def check_options(
         warnings.warn(
             f"these options have no effect on BSTaRTrainer: its loss is a likelihood of selected responses, "
             f"BalanceCallback sets its temperature, and rows need no loader: {', '.join(without_effect)}",
-            stacklevel=3,
+            stacklevel=WHERE_THE_TRAINER_IS_BUILT,
         )
 
 
@@ -76,7 +123,7 @@ def find_balance_callback(callbacks: Sequence[Any] | None, args: BSTaRConfig) ->
         warnings.warn(
             f"temperature={args.temperature:g} is the temperature of evaluation (and of a static run); the training's "
             "is chosen by BalanceCallback among its temperatures",
-            stacklevel=3,
+            stacklevel=WHERE_THE_TRAINER_IS_BUILT,
         )
     if not mine:
         return balance, [*(callbacks or []), balance]
@@ -94,8 +141,8 @@ def check_rewards(functions: Sequence[Any], args: BSTaRConfig) -> int:
     Functions of equal names are let through, as in TRL, where one's figures hide the other's.
 
     Raises:
-        ConfigurationError: no reward, a `RewardFn` with the name of another reward, no (or no single) verifier, as
-            many weights as there are not rewards, a weight or `correct_at` that is no finite number.
+        ConfigurationError: no reward, a `RewardFn` with the name of another reward, no (or no single) verifier, a
+            number of weights that differs from the number of rewards, a weight or `correct_at` that is not finite.
     """
     if not functions or functions[0] is None:
         raise ConfigurationError(
@@ -160,3 +207,75 @@ def check_dataset(name: str, dataset: Any, functions: Sequence[Any], args: BSTaR
             f"image prompts are not supported by BSTaRTrainer yet: remove the column {images[0]!r} of the {name}"
         )
     check_columns(functions, columns, remove_unused=bool(args.remove_unused_columns))
+
+
+def find_verifier(functions: Sequence[Any], wanted: str | int | None) -> int:
+    """Which reward function says *correct or not*.
+
+    One function alone is the verifier. Among several, `wanted` names it (name or index), or exactly one of them is a
+    verifier of the package.
+
+    Raises:
+        ConfigurationError: none, or more than one, can be it.
+    """
+    names = [reward_name(function) for function in functions]
+    listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(names))
+    if wanted is not None:
+        if str(wanted).lstrip("-").isdigit() and str(wanted) not in names:
+            if 0 <= int(wanted) < len(names):
+                return int(wanted)
+        elif names.count(str(wanted)) == 1:
+            return names.index(str(wanted))
+        raise ConfigurationError(
+            f"verifier must be the name or index of one of the rewards ({listed}), got {wanted!r}"
+        )
+    if len(functions) == 1:
+        return 0
+    verifiers = [index for index, item in enumerate(functions) if isinstance(item, RewardFn) and item.is_verifier]
+    if len(verifiers) != 1:
+        count = "none" if not verifiers else f"{len(verifiers)}"
+        raise ConfigurationError(
+            f"with several rewards exactly one must be the verifier, the one that says correct or not; {count} of "
+            f"these says so of itself: {listed}. Name it: BSTaRConfig(verifier=...)"
+        )
+    return verifiers[0]
+
+
+def check_columns(functions: Sequence[Any], columns: Sequence[str], *, remove_unused: bool = False) -> None:
+    """Look for every column a reward needs: those a `RewardFn` names, and a function's parameters without default.
+
+    With `remove_unused` (TRL's `remove_unused_columns`) rewards see no column but the prompt.
+
+    Raises:
+        DatasetError: a column is missing; the message names the reward and what the dataset has.
+    """
+    for function in functions:
+        if isinstance(function, str | nn.Module):
+            continue
+        needed = function.columns if isinstance(function, RewardFn) else _required_parameters(function)
+        if needed and remove_unused:
+            raise DatasetError(
+                f"reward '{reward_name(function)}' needs the dataset column(s) {', '.join(needed)}, which "
+                "remove_unused_columns=True takes away: leave it at False"
+            )
+        missing = [name for name in needed if name not in columns]
+        if missing:
+            raise DatasetError(
+                f"reward '{reward_name(function)}' needs the dataset column(s) {', '.join(missing)}, but the dataset "
+                f"has {', '.join(columns)}"
+            )
+
+
+def _required_parameters(function: Any) -> tuple[str, ...]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a builtin: it does not say
+        return ()
+    return tuple(
+        item.name
+        for item in parameters
+        if item.default is item.empty
+        and item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)
+        and item.name not in TRL_KEYWORDS
+        and item.name != "prompt"
+    )

@@ -13,8 +13,7 @@ import numpy as np
 
 from ..errors import DatasetError
 from ..records import Request
-from ..rollouts.round import Sampling
-from ..rollouts.store import grids
+from ..rollouts.round import Sampler
 from .logging import pass_metrics
 
 GREEDY = 0.0
@@ -42,12 +41,12 @@ def evaluation_datasets(given: Any, of_trainer: Any) -> dict[str, Any]:
 
 
 def evaluation_metrics(
-    sampling: Sampling, query_ids: Sequence[int], *, num_generations: int, temperature: float, seed: int
+    sampler: Sampler, query_ids: Sequence[int], *, num_generations: int, temperature: float, seed: int
 ) -> dict[str, float]:
     """Metrics of the policy on these queries.
 
     Args:
-        sampling (`Sampling`): a fresh one.
+        sampler (`Sampler`): a fresh one.
         query_ids (`Sequence[int]`): the rows.
         num_generations (`int`): K, responses sampled per query.
         temperature (`float`): of the sampled ones.
@@ -58,12 +57,12 @@ def evaluation_metrics(
         `reward` of the sampled ones; and what the reward functions log.
     """
     ids = tuple(query_ids)
-    rollouts = sampling([Request(ids, GREEDY, 1, seed), Request(ids, float(temperature), num_generations, seed)])
+    rollouts = sampler([Request(ids, GREEDY, 1, seed), Request(ids, float(temperature), num_generations, seed)])
     greedy, sampled = rollouts.at(GREEDY), rollouts.at(float(temperature))
-    arrays = grids(sampled)
+    grids = sampled.grids
     return {
         "greedy_pass@1": float(greedy.correct_R.mean()),
-        **pass_metrics(arrays.correct_NK, arrays.text_ids_NK),
+        **pass_metrics(grids.correct_NK, grids.text_ids_NK),
         "reward": float(np.mean(sampled.rewards_R)),
-        **sampling.logged_metrics(),
+        **sampler.logged_metrics(),
     }

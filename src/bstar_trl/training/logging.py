@@ -4,39 +4,48 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 from transformers.utils import is_rich_available
 
 from .. import metrics
 from ..config import BSTaRConfig
-from ..records import Rollouts, Selection, Setting
-from ..rollouts.round import Sampling
+from ..records import Grids, Request, Rollouts, Selection, Setting
+from ..rollouts.round import Sampler
 from ..rollouts.scoring import Scorer
-from ..rollouts.store import Grids, grids
 
 EQUATION_QUERIES = 100  # reading texts is what costs: distinct equations are measured on this many queries
 PASS_S = 4
 
 
-def iteration_metrics(rollouts: Rollouts, selection: Selection, scorer: Scorer) -> dict[str, float]:
+def iteration_metrics(rollouts: Rollouts, selection: Selection, sampler: Sampler) -> dict[str, float]:
     """Figures of one iteration's exploration and selection, under the names of the logs.
 
     `explore/*` and `select/*` are this package's; `reward`, `rewards/<name>/*` and `completions/*` are TRL's names.
-    Only responses that could be selected from count: probe samples at other temperatures are not among them.
+    Only the exploration counts, not the probe's samples at other temperatures. A collective.
     """
-    arrays = grids(rollouts)
+    grids = rollouts.grids
     # Figures of K responses need K of every query; an `explore` of one's own may have sampled unevenly.
-    is_even = bool((arrays.index_NK >= 0).all())
+    is_even = bool((grids.index_NK >= 0).all())
     return {
-        **_exploration(rollouts, arrays),
-        **(_per_query(arrays) if is_even else {}),
+        **_exploration(rollouts, grids),
+        **(_per_query(grids) if is_even else {}),
         **_selection(rollouts, selection),
-        **_rewards(rollouts, scorer),
+        **_rewards(rollouts, sampler.scorer),
         **_completions(rollouts),
+        **sampler.logged_metrics(),
     }
+
+
+def sampling_bar(requests: Sequence[Request], *, shown: bool) -> tqdm:
+    """A progress bar for the responses of these requests."""
+    total = sum(len(request.query_ids) * request.n for request in requests)
+    temperatures = ", ".join(f"{request.temperature:g}" for request in requests)
+    return tqdm(total=total, desc=f"Sampling at T = {temperatures}", leave=False, disable=not (shown and total))
 
 
 def pass_metrics(correct_NK: np.ndarray, text_ids_NK: np.ndarray) -> dict[str, float]:
@@ -48,7 +57,7 @@ def pass_metrics(correct_NK: np.ndarray, text_ids_NK: np.ndarray) -> dict[str, f
     return figures
 
 
-def _exploration(rollouts: Rollouts, arrays: Grids) -> dict[str, float]:
+def _exploration(rollouts: Rollouts, grids: Grids) -> dict[str, float]:
     coolest = rollouts.temperatures_R.min()  # a mean of equal numbers, to the last bit
     figures = {
         "temperature": float(coolest + (rollouts.temperatures_R - coolest).mean()),
@@ -56,31 +65,31 @@ def _exploration(rollouts: Rollouts, arrays: Grids) -> dict[str, float]:
         "pass@1": float(rollouts.correct_R.mean()),
         "truncated": float(1 - rollouts.ended_R.mean()),
         "unjudged": float(1 - rollouts.judged_R.mean()),
-        "distinct_equations": _distinct_equations(rollouts, arrays),
+        "distinct_equations": _distinct_equations(rollouts, grids),
     }
     # No correct response holds an equation: there is no such figure.
     return {f"explore/{name}": value for name, value in figures.items() if not math.isnan(value)}
 
 
-def _distinct_equations(rollouts: Rollouts, arrays: Grids) -> float:
+def _distinct_equations(rollouts: Rollouts, grids: Grids) -> float:
     """Paper, section 2.2: unique equations among all of the correct responses."""
-    index_NK, correct_NK = arrays.index_NK[:EQUATION_QUERIES], arrays.correct_NK[:EQUATION_QUERIES]
+    index_NK, correct_NK = grids.index_NK[:EQUATION_QUERIES], grids.correct_NK[:EQUATION_QUERIES]
     texts = [item.text for item in rollouts.reader.read(rollouts.rows_R[index_NK[correct_NK]])]
     ends = np.cumsum(correct_NK.sum(axis=1))
     per_query = [texts[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     return float(metrics.distinct_equations(per_query, [[True] * len(responses) for responses in per_query]))
 
 
-def _per_query(arrays: Grids) -> dict[str, float]:
+def _per_query(grids: Grids) -> dict[str, float]:
     """Exploration and exploitation of K responses per query."""
-    k = arrays.correct_NK.shape[1]
+    k = grids.correct_NK.shape[1]
     figures = {
-        **pass_metrics(arrays.correct_NK, arrays.text_ids_NK),
-        "distinct": float(np.mean([len(np.unique(row)) / len(row) for row in arrays.text_ids_NK])),
-        f"best_of_{k}": float(metrics.best_of_k(arrays.rewards_NK, arrays.correct_NK)),
+        **pass_metrics(grids.correct_NK, grids.text_ids_NK),
+        "distinct": float(np.mean([len(np.unique(row)) / len(row) for row in grids.text_ids_NK])),
+        f"best_of_{k}": float(metrics.best_of_k(grids.rewards_NK, grids.correct_NK)),
     }
     if k >= PASS_S:
-        figures[f"reward@{k}-{PASS_S}"] = float(metrics.reward_at_k_s(arrays.rewards_NK, arrays.correct_NK, s=PASS_S))
+        figures[f"reward@{k}-{PASS_S}"] = float(metrics.reward_at_k_s(grids.rewards_NK, grids.correct_NK, s=PASS_S))
     return {f"explore/{name}": value for name, value in figures.items()}
 
 
@@ -145,24 +154,21 @@ def explain_empty(rollouts: Rollouts, setting: Setting, args: BSTaRConfig) -> st
 CompletionsTable = dict[str, list[Any]]
 
 
-def completions_table(
-    shown: Rollouts, selection: Selection, scorer: Scorer, sampling: Sampling, extras: dict[str, list[Any]]
-) -> CompletionsTable:
-    """These responses by column, a row each: text, rewards, why, whether selected, and what the rewards logged.
+def completions_table(shown: Rollouts, selection: Selection, sampler: Sampler) -> CompletionsTable:
+    """These responses by column, a row each: text, rewards, the verifier's reason, and whether it was selected.
 
     A collective: texts are read from the processes that sampled them.
     """
     return {
-        "prompt": [sampling.rows[query_id]["prompt"] for query_id in shown.query_ids_R.tolist()],
+        "prompt": [sampler.rows[query_id]["prompt"] for query_id in shown.query_ids_R.tolist()],
         "completion": [item.text for item in shown.reader.read(shown.rows_R)],
-        **{name: shown.values_RF[:, index].tolist() for index, name in enumerate(scorer.names)},
+        **{name: shown.values_RF[:, index].tolist() for index, name in enumerate(sampler.scorer.names)},
         "reward": shown.rewards_R.tolist(),
         "correct": shown.correct_R.tolist(),
         "reason": shown.reasons_R.tolist(),
         "temperature": shown.temperatures_R.tolist(),
         "ended": shown.ended_R.tolist(),
         "selected": np.isin(shown.rows_R, selection.rollouts.rows_R).tolist(),
-        **extras,
     }
 
 

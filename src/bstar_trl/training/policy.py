@@ -1,8 +1,8 @@
-"""Sampling from the policy under training: the one room that touches TRL's private generation hooks.
+"""The policy under training: sampling from it, and its likelihoods; the one room that touches TRL's private hooks.
 
-Taken from TRL is what is hard (weight sync, the vLLM engine or client that it has built, unwrapping the model), and
-each thing is reached by looking at what is there, never at version numbers. The sampling itself is ours: TRL's own
-drops finish reasons, takes one temperature a call, and mixes probes into its metrics.
+TRL provides the weight sync, the vLLM engine or client, and the unwrapping of the model. Each hook is found by looking
+at what the trainer has, never at version numbers. The sampling itself is ours: TRL's own drops finish reasons, takes
+one temperature a call, and mixes probes into its metrics.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object, is_peft_model
 from transformers import ProcessorMixin
 from transformers.integrations import is_deepspeed_zero3_enabled
+from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from ..engines import (
@@ -33,52 +34,79 @@ from ..engines import (
 from ..errors import DatasetError, UnsupportedOptionError
 from ..records import Completion, FinishReason, Request
 
-if TYPE_CHECKING:
-    from .trainer import BSTaRTrainer
-
 VLLM_CHUNKS_PER_CALL = 8  # how far generation runs ahead of scoring: one call's tail costs little, scoring overlaps
 OURS = ("temperature", "do_sample", "n", "num_return_sequences", "seed", "logprobs")
 
 
-class PolicySampler:
-    """Samples from a trainer's policy as it is now, with whatever engine the trainer was configured for."""
+class Policy:
+    """What a GRPO trainer trains, as it is now, with the engine that the trainer was configured for.
 
-    def __init__(self, trainer: BSTaRTrainer):
-        self.trainer = trainer
+    Args:
+        trainer (`GRPOTrainer`): TRL's, fully built.
+        chunk_size (`int`): completions in flight per process.
+
+    Raises:
+        ConfigurationError: the tokenizer has no EOS token.
+        UnsupportedOptionError: a model sharded over processes, without vLLM.
+    """
+
+    def __init__(self, trainer: GRPOTrainer, chunk_size: int):
+        self._trainer = trainer
+        args: Any = trainer.args  # a `GRPOConfig`
+        self._args = args
         processing_class: Any = trainer.processing_class
         self.tokenizer: Any = checked_tokenizer(
             processing_class.tokenizer if isinstance(processing_class, ProcessorMixin) else processing_class
         )
         sharded = trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()
-        if sharded and trainer.accelerator.num_processes > 1 and not trainer.args.use_vllm:
+        if sharded and trainer.accelerator.num_processes > 1 and not args.use_vllm:
             raise UnsupportedOptionError(
                 "sampling from a model that is sharded over processes (FSDP, DeepSpeed stage 3) is supported with "
                 "use_vllm=True alone"
             )
-        self.engine: Engine
-        if not trainer.args.use_vllm:
-            self.engine = TransformersEngine(trainer, self.tokenizer)
+        self._engine: Engine
+        if not args.use_vllm:
+            self._engine = GenerateEngine(trainer, self.tokenizer, chunk_size)
         elif trainer.vllm_generation.mode == "server":
-            self.engine = ServerEngine(trainer, self.tokenizer)
+            self._engine = ServerEngine(trainer, self.tokenizer)
         else:
-            self.engine = ColocatedEngine(trainer, self.tokenizer)
+            self._engine = ColocatedEngine(trainer, self.tokenizer, chunk_size)
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model itself, without what accelerate has wrapped around it."""
+        model: torch.nn.Module = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        return model
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """Arguments of the chat template."""
+        return self._args.chat_template_kwargs or {}
+
+    @property
+    def sharding(self) -> str | None:
+        """What divides the weights among processes: `"FSDP"`, `"DeepSpeed"`, or `None`."""
+        if self._trainer.is_fsdp_enabled:
+            return "FSDP"
+        return "DeepSpeed" if self._trainer.is_deepspeed_enabled else None
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Sampling happens in here: the engine holds the current weights and is awake; once per iteration.
+        """Sampling happens within: the engine is awake and holds the current weights.
 
-        Weights are pushed once, however many requests follow: each sync merges and unmerges a LoRA, and a sleeping
-        engine has lost them.
+        Weights are pushed once per session, however many requests follow: each sync merges and unmerges a LoRA, and a
+        sleeping engine has lost its weights.
         """
-        if not self.trainer.args.use_vllm:
+        trainer = self._trainer
+        if not self._args.use_vllm:
             yield
             return
-        vllm = self.trainer.vllm_generation
+        vllm = trainer.vllm_generation
         sleeps = vllm.mode == "colocate" and vllm.enable_sleep_mode
-        if sleeps or self.trainer.state.global_step != self.trainer._last_loaded_step:
-            with unmerged_copy(self.trainer.accelerator.unwrap_model(self.trainer.model)):
+        if sleeps or trainer.state.global_step != trainer._last_loaded_step:
+            with unmerged_copy(self.model):
                 vllm.sync_weights()
-            self.trainer._last_loaded_step = self.trainer.state.global_step
+            trainer._last_loaded_step = trainer.state.global_step
         if sleeps:
             vllm.llm.wake_up(tags=["kv_cache"])
         try:
@@ -90,26 +118,25 @@ class PolicySampler:
 
     def weights_changed(self) -> None:
         """Tell the engine that the weights changed without an optimizer step."""
-        if self.trainer.args.use_vllm:
-            self.trainer._last_loaded_step = -1
+        if self._args.use_vllm:
+            self._trainer._last_loaded_step = -1
 
-    def prompt_ids(self, prompts: Sequence[Any]) -> list[list[int]]:
-        """Token ids of prompts, text or messages, with the chat template's arguments."""
-        template_kwargs: Any = self.trainer.args.chat_template_kwargs or {}
-        return prompt_ids(self.tokenizer, prompts, **template_kwargs)
-
-    def generate(self, requests: Sequence[Request], prompts: Mapping[int, Any]) -> Iterator[Completion]:
+    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Sample every response of every request, as they come.
 
         Args:
-            requests (`Sequence[Request]`): this process's share; a collective where several processes share an engine.
-            prompts (`Mapping[int, Any]`): the prompt of each query id.
+            requests (`Sequence[Request]`): this process's share, with the rows of its queries. A collective where
+                several processes share an engine.
+
+        Raises:
+            DatasetError: a prompt is empty.
         """
-        query_ids = list(dict.fromkeys(query_id for request in requests for query_id in request.query_ids))
-        for query_id in query_ids:
-            if not prompts[query_id]:
-                raise DatasetError(f"the prompt of query {query_id} is empty: got {prompts[query_id]!r}")
-        tokens = dict(zip(query_ids, self.prompt_ids([prompts[query_id] for query_id in query_ids]), strict=True))
+        rows = {query_id: request.rows[query_id] for request in requests for query_id in request.query_ids}
+        for query_id, row in rows.items():
+            if not row["prompt"]:
+                raise DatasetError(f"the prompt of query {query_id} is empty: got {row['prompt']!r}")
+        prompts = prompt_ids(self.tokenizer, [row["prompt"] for row in rows.values()], **self.template_kwargs)
+        tokens = dict(zip(rows, prompts, strict=True))
         owners = [
             (request, query_id, copy)
             for request in requests
@@ -120,29 +147,33 @@ class PolicySampler:
             Job(tokens[query_id], request.temperature, job_seed(request.seed, query_id, copy))
             for request, query_id, copy in owners
         ]
-        for positions, sampled in self.engine.run(jobs):
+        for positions, sampled in self._engine.run(jobs):
             texts = self.tokenizer.batch_decode([item.token_ids for item in sampled], skip_special_tokens=True)
             for position, item, text in zip(positions, sampled, texts, strict=True):
                 job, query_id = jobs[position], owners[position][1]
                 reason: FinishReason = "stop" if item.ended else "length"
                 yield Completion(query_id, job.temperature, job.prompt_ids, item.token_ids, text, reason)
 
+    def log_probs(
+        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probabilities (at T = 1) of the completion tokens, from TRL's fused head, which never holds all logits.
 
-def completion_log_probs(
-    trainer: BSTaRTrainer, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities (at T = 1) of the completion tokens, shape (batch, completion length), from TRL's fused head.
+        Args:
+            model (`torch.nn.Module`): as the training loop has wrapped it.
+            batch: `input_ids` and `attention_mask` (B, P + C), `completion_mask` (B, C).
 
-    Never materialises the logits. The second value is a mixture-of-experts model's load-balancing loss, if it has one.
-    """
-    kwargs: dict[str, Any] = {}
-    wants_aux_loss = getattr(trainer, "aux_loss_enabled", False)
-    if wants_aux_loss:
-        kwargs["compute_aux_loss"] = True
-    outputs = trainer._get_per_token_logps_and_entropies(
-        model, batch["input_ids"], batch["attention_mask"], batch["completion_mask"].size(1), **kwargs
-    )
-    return outputs[0], outputs[2] if wants_aux_loss else None
+        Returns:
+            The log-probabilities (B, C), and a mixture-of-experts model's load-balancing loss if it has one.
+        """
+        kwargs: dict[str, Any] = {}
+        wants_aux_loss = getattr(self._trainer, "aux_loss_enabled", False)
+        if wants_aux_loss:
+            kwargs["compute_aux_loss"] = True
+        outputs = self._trainer._get_per_token_logps_and_entropies(
+            model, batch["input_ids"], batch["attention_mask"], batch["completion_mask"].size(1), **kwargs
+        )
+        return outputs[0], outputs[2] if wants_aux_loss else None
 
 
 @contextmanager
@@ -165,28 +196,30 @@ def unmerged_copy(model: torch.nn.Module) -> Iterator[None]:
             weight.copy_(copy)
 
 
-class TransformersEngine:
+class GenerateEngine:
     """`model.generate` in chunks; several temperatures share a chunk."""
 
-    def __init__(self, trainer: BSTaRTrainer, tokenizer: Any):
+    def __init__(self, trainer: GRPOTrainer, tokenizer: Any, chunk_size: int):
         self.trainer = trainer
+        self.chunk_size = chunk_size
         kwargs = {name: value for name, value in trainer.generation_kwargs.items() if value is not None}
         policy = trainer.accelerator.unwrap_model(trainer.model)
-        self.sampler = ModelSampler(tokenizer, kwargs, eos_token_ids(tokenizer, policy))
+        self.decoder = ModelSampler(tokenizer, kwargs, eos_token_ids(tokenizer, policy))
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
         # A process without jobs takes part all the same: unwrapping a distributed model is a collective.
         with self._policy() as model:
-            yield from self.sampler.run(model, jobs, self.trainer.args.chunk_size)
+            yield from self.decoder.run(model, jobs, self.chunk_size)
 
     @contextmanager
     def _policy(self) -> Iterator[Any]:
         trainer = self.trainer
+        args: Any = trainer.args
         was_training = trainer.model.training  # type: ignore[union-attr]
         arguments: dict[str, Any] = {
-            "gather_deepspeed3_params": trainer.args.ds3_gather_for_generation,
-            "generation_kwargs": self.sampler.kwargs,
-            "gradient_checkpointing_kwargs": trainer.args.gradient_checkpointing_kwargs,
+            "gather_deepspeed3_params": args.ds3_gather_for_generation,
+            "generation_kwargs": self.decoder.kwargs,
+            "gradient_checkpointing_kwargs": args.gradient_checkpointing_kwargs,
         }
         known = inspect.signature(unwrap_model_for_generation).parameters
         arguments = {name: value for name, value in arguments.items() if name in known}
@@ -205,7 +238,7 @@ class TransformersEngine:
 class _VLLMEngine:
     """What the colocated engine and the server share: sampling parameters and how a response ended."""
 
-    def __init__(self, trainer: BSTaRTrainer, tokenizer: Any):
+    def __init__(self, trainer: GRPOTrainer, tokenizer: Any):
         self.trainer = trainer
         self.tokenizer = tokenizer
         self.vllm = trainer.vllm_generation
@@ -227,6 +260,10 @@ class _VLLMEngine:
 class ColocatedEngine(_VLLMEngine):
     """The vLLM engine in this process; with tensor parallelism, the ranks of a group generate together."""
 
+    def __init__(self, trainer: GRPOTrainer, tokenizer: Any, chunk_size: int):
+        super().__init__(trainer, tokenizer)
+        self.jobs_per_call = VLLM_CHUNKS_PER_CALL * chunk_size
+
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
@@ -238,7 +275,7 @@ class ColocatedEngine(_VLLMEngine):
         elif isinstance(structured, dict):
             parameters["structured_outputs"] = StructuredOutputsParams(**structured)
         all_jobs, mine = self._group_jobs(jobs)
-        size = VLLM_CHUNKS_PER_CALL * self.trainer.args.chunk_size
+        size = self.jobs_per_call
         for start in range(0, len(all_jobs), size):
             chunk = all_jobs[start : start + size]
             outputs = self.vllm.llm.generate(

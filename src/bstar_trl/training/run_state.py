@@ -1,65 +1,101 @@
-"""What a checkpoint holds beside the parent's: the state of the iteration under way."""
+"""The state of a run: what a checkpoint holds beside the parent's files, and what a second `train()` starts anew."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..callback import BalanceCallback
 from ..errors import BStarError
-from .batches import TrainingBatches
-
-if TYPE_CHECKING:
-    from .trainer import BSTaRTrainer
+from ..rollouts.queries import Queries
+from .batches import BatchShape, TrainingBatches
 
 STATE_FILE = "bstar_state.pt"
 WRITTEN_LAST = "trainer_state.json"
 
 
-def save_state(trainer: BSTaRTrainer, folder: str) -> None:
-    """Write what the iteration under way needs: selected responses and how far they were served, random states,
-    history.
+@dataclass
+class RunState:
+    """Everything that changes from one iteration to the next, but the weights and what the parent saves.
 
-    Call it before the parent writes `trainer_state.json`, whose absence marks a torn checkpoint.
+    Args:
+        queries (`Queries`): the stream of queries.
+        balance (`BalanceCallback`): setting, history and generator.
+        rng (`np.random.Generator`): ties in the selection, and the order of batches.
+        shape (`BatchShape`): how an optimizer step divides; it belongs to the machine, so it is not saved.
+        iteration (`int`): iterations begun.
+        figures (`dict[str, float]`): the current iteration's, under the names of the logs.
+        batches (`TrainingBatches`, *optional*): the current iteration's.
     """
-    if not trainer.args.should_save:
-        return
-    os.makedirs(folder, exist_ok=True)
-    state = {
-        "iteration": trainer.iteration,
-        "figures": trainer.figures,
-        "queries": trainer.queries.state_dict(),
-        "balance": trainer.balance.state_dict(),
-        "rng": trainer.rng.bit_generator.state,
-        "batches": None if trainer.batches is None else trainer.batches.state_dict(),
-    }
-    torch.save(state, os.path.join(folder, STATE_FILE))
 
+    queries: Queries
+    balance: BalanceCallback
+    rng: np.random.Generator
+    shape: BatchShape
+    iteration: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+    batches: TrainingBatches | None = None
 
-def load_state(trainer: BSTaRTrainer, folder: str) -> None:
-    """Continue the iteration that a checkpoint was written in.
+    def __post_init__(self) -> None:
+        self._beginning = self.state_dict()
 
-    Raises:
-        BStarError: the checkpoint is not one of a BSTaRTrainer, or the initial weights of a `"restart"` are gone.
-        DatasetError: the training dataset is smaller than it was.
-    """
-    path = os.path.join(folder, STATE_FILE)
-    if not os.path.exists(path):
-        raise BStarError(
-            f"{folder} holds no {STATE_FILE}: it was not written by BSTaRTrainer, so it cannot be resumed"
-        )
-    trainer.inheritance.resume(folder)
-    state = torch.load(path, weights_only=True)
-    trainer.iteration = state["iteration"]
-    trainer.figures = state["figures"]
-    trainer.queries.load_state_dict(state["queries"])
-    trainer.balance.load_state_dict(state["balance"])
-    trainer.rng.bit_generator.state = state["rng"]
-    if state["batches"] is not None:
-        trainer.batches = TrainingBatches.from_state_dict(state["batches"], trainer.shape)
+    def reset(self) -> None:
+        """Go back to the beginning of a run."""
+        self.load_state_dict(self._beginning)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A snapshot that later iterations do not change."""
+        return {
+            "queries": self.queries.state_dict(),
+            "balance": self.balance.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "iteration": self.iteration,
+            "figures": dict(self.figures),
+            "batches": None if self.batches is None else self.batches.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken.
+
+        Raises:
+            ConfigurationError: an optimizer step takes another number of responses than it did.
+            DatasetError: the training dataset is smaller than it was.
+        """
+        self.queries.load_state_dict(state["queries"])
+        self.balance.load_state_dict(state["balance"])
+        self.rng.bit_generator.state = state["rng"]
+        self.iteration = state["iteration"]
+        self.figures = dict(state["figures"])
+        batches = state["batches"]
+        self.batches = None if batches is None else TrainingBatches.from_state_dict(batches, self.shape)
+
+    def save(self, folder: str) -> None:
+        """Write the state into a checkpoint's folder.
+
+        Call it before the parent writes `trainer_state.json`, whose absence marks a torn checkpoint.
+        """
+        os.makedirs(folder, exist_ok=True)
+        torch.save(self.state_dict(), os.path.join(folder, STATE_FILE))
+
+    def load(self, folder: str) -> None:
+        """Continue the iteration that a checkpoint was written in.
+
+        Raises:
+            BStarError: the checkpoint is not one of a BSTaRTrainer.
+            ConfigurationError, DatasetError: see `load_state_dict`.
+        """
+        path = os.path.join(folder, STATE_FILE)
+        if not os.path.exists(path):
+            raise BStarError(
+                f"{folder} holds no {STATE_FILE}: it was not written by BSTaRTrainer, so it cannot be resumed"
+            )
+        self.load_state_dict(torch.load(path, weights_only=True))
 
 
 def last_whole_checkpoint(output_dir: str) -> str | None:
