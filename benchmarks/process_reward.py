@@ -23,7 +23,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, PreTrainedTokenizerFast
 
-from bstar_trl.prm.runner import pack, padded
+from bstar_trl.engines import pad_rows
+from bstar_trl.prm.model import pack
 from bstar_trl.prm.steps import split_steps
 from bstar_trl.rewards import ProcessReward
 
@@ -81,7 +82,8 @@ def compare(model: Any, tokenizer: Any, prompts: list[str], responses: list[str]
     layouts = reward.model.format.lay_out(tokenizer, prompts, steps)
     sequences = [layout.token_ids for layout in layouts]
     batches = [
-        padded([sequences[index] for index in batch], 0) for batch in pack([*map(len, sequences)], reward.batch_tokens)
+        pad_rows([sequences[index] for index in batch], 0, "right")
+        for batch in pack([*map(len, sequences)], reward.batch_tokens)
     ]
 
     def plain() -> None:

@@ -17,7 +17,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import Sequence as ListOf
 
 from ..errors import ConfigurationError, DatasetError
-from ..prm.layout import SEPARATOR, lay_out_steps
+from ..prm.steps import SEPARATOR, lay_out_steps
 from .sources import read_dataset
 
 MANIFEST = "annotation.json"  # beside the shards of an annotation: the settings that made them

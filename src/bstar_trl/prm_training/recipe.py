@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import ConfigurationError
-from ..prm.layout import SEPARATOR
+from ..prm.steps import SEPARATOR
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import BStarError, ConfigurationError
-from ..prm.layout import SEPARATOR
+from ..prm.steps import SEPARATOR
 from .data import IGNORED, Encoding, encode_rows
 from .scorecard import evaluate_steps
 

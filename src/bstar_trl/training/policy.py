@@ -19,17 +19,10 @@ from transformers import ProcessorMixin
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.models.utils import unwrap_model_for_generation
 
-from ..engines import (
-    Engine,
-    Job,
-    ModelSampler,
-    Sampled,
-    checked_tokenizer,
-    eos_token_ids,
-    job_seed,
-    prompt_ids,
-    vllm_sample,
-)
+from ..engines import Decoder as ModelSampler
+from ..engines import Engine, Job, checked_tokenizer, eos_token_ids, job_seed, prompt_ids
+from ..engines import Sample as Sampled
+from ..engines import as_sample as vllm_sample
 from ..errors import DatasetError, UnsupportedOptionError
 from ..records import Completion, FinishReason, Request
 
