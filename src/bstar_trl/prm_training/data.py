@@ -61,6 +61,16 @@ class Encoding:
     left_out_rows: int
 
     @property
+    def figures(self) -> dict[str, float]:
+        """Counts for logs."""
+        return {
+            "rows": len(self.dataset),
+            "steps": sum(map(len, self.dataset["targets"])),
+            "truncated_rows": self.truncated_rows,
+            "left_out_rows": self.left_out_rows,
+        }
+
+    @property
     def loss_report(self) -> str | None:
         """One sentence, or `None` if every step fits."""
         if not self.truncated_rows and not self.left_out_rows:
