@@ -60,16 +60,18 @@ def add_to(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from pathlib import Path
 
-    # The libraries' notes to their own callers would tear the table.
+    from ..testbed.plots import load_pyplot, plot_curves
+
+    load_pyplot()  # a missing matplotlib must fail before the training, not after it
+    # The libraries' warnings to developers would interrupt the table.
     warnings.filterwarnings("ignore", category=FutureWarning)
     import torch
     from tqdm.auto import tqdm
 
-    # So small a model gains nothing from a second thread, and every machine gives the same figures with one.
+    # A second thread does not speed up so small a model, and with one thread every machine gives the same figures.
     torch.set_num_threads(1)
 
     from ..testbed.demo import run_demo
-    from ..testbed.plots import plot_curves
 
     rows = 0
 

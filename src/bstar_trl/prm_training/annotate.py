@@ -276,7 +276,7 @@ class Annotator:
         return [found[place] for place in range(len(jobs))]
 
     def _tokens(self, solution: _Response, end: int) -> tuple[int, ...]:
-        """The tokens of the solution's text up to `end`; if a sampled token crosses `end`, the text is tokenised anew."""
+        """The tokens of the solution's text up to `end`; a text that ends inside a sampled token is tokenised anew."""
         tokenizer, token_ids, text = self.engine.tokenizer, solution.token_ids, solution.text[:end]
 
         def decoded(count: int) -> str:
