@@ -269,7 +269,7 @@ def test_another_separator_than_the_annotations_is_warned_of(tmp_path, capsys, s
     words = ["--model", str(tmp_path / "nowhere"), "--dataset", str(tmp_path / "steps"), "--output-dir", "unused"]
     assert main(["train-prm", *words, "--separator", separator]) == 1
     told = capsys.readouterr().err
-    assert ("steps were annotated between '\\n', and are trained with '='" in told) == warned
+    assert ("but the model is trained with '=' after each step" in told) == warned
     assert "cannot load a tokenizer" in told
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-COMPARISONS = 5000  # a worker retires after so many, since the parser's caches never shrink
+MAX_COMPARISONS = 5000  # a worker retires after so many, since the parser's caches never shrink
 TINY = 1e-6  # math-verify takes any two smaller numbers for equal ...
 CLOSENESS = 1e-4  # ... here they must also agree to this share of the larger one
 
@@ -46,7 +46,7 @@ def main() -> None:
         signal.alarm(limits["alarm"])
         equal = compare(gold, answer)
         signal.alarm(0)
-        _reply(replies, equal=equal, retire=count >= COMPARISONS or _peak_memory() > limits["memory"] / 2)
+        _reply(replies, equal=equal, retire=count >= MAX_COMPARISONS or _peak_memory() > limits["memory"] / 2)
 
 
 def load() -> Callable[[str, str], bool]:

@@ -59,7 +59,7 @@ class ProcessPool(Generic[M]):
         with self._places:
             with self._lock:
                 member = self._idle.pop() if self._idle else None
-                generation = self._generation
+                num_closed = self._num_closed
             if member is not None and (fresh or not member.usable()):
                 self._end(member)
                 member = None
@@ -71,7 +71,7 @@ class ProcessPool(Generic[M]):
                 self._end(member)
                 raise
             with self._lock:
-                keep = generation == self._generation and not member.retired and len(self._idle) < self._kept
+                keep = num_closed == self._num_closed and not member.retired and len(self._idle) < self._kept
                 if keep:
                     self._idle.append(member)
             if not keep:
@@ -83,7 +83,7 @@ class ProcessPool(Generic[M]):
         with self._lock:
             idle = self._idle.copy()
             self._idle.clear()
-            self._generation += 1
+            self._num_closed += 1
         for member in idle:
             self._end(member)
 
@@ -93,7 +93,7 @@ class ProcessPool(Generic[M]):
         self._places = threading.BoundedSemaphore(self._number)
         self._idle: list[M] = []
         self._alive: set[M] = set()
-        self._generation = 0
+        self._num_closed = 0
         self._finalizer = weakref.finalize(self, _end_all, self._alive, self._owner)
 
     def _end(self, member: M) -> None:
