@@ -5,7 +5,7 @@
     python benchmarks/process_reward.py
 
 `ProcessReward.score` splits, lays out, tokenises, sorts, pads, runs the model and reduces. The plain pass runs the
-same model on the same padded batches, made beforehand. The two alternate in one process, and so does which one goes first;
+same model on the same padded batches, made beforehand. The two alternate in one process, each goes first in turn, and
 the best processor time of each counts (other processes may share the core). The bar is a ratio of 1.2.
 A token classifier's head costs next to nothing, so its ratio shows the overhead of `score`. The plain pass of a causal
 model computes the logits of the whole vocabulary for every token, `score` only for the step tags.

@@ -279,7 +279,7 @@ def _matrix(name: str, values: ArrayLike, dtype: type) -> np.ndarray:
 
 def _check_aligned(first: np.ndarray, second: np.ndarray, name: str) -> None:
     if first.shape != second.shape:
-        raise ConfigurationError(f"{name} has another shape: got {second.shape}, expected {first.shape}")
+        raise ConfigurationError(f"{name} must align with the other array: got {second.shape}, expected {first.shape}")
 
 
 def _k_in_range(k: int | None, total: int) -> int:
