@@ -1,12 +1,12 @@
-"""How many completions step labels cost on the testbed, next to the plain method.
+"""How many completions step labels cost on the testbed, compared with the plain method.
 
     python benchmarks/annotate.py
 
-100 sums of 5, 5 or 6 terms, 15 solutions each by the shipped policy at T = 1, 8 completions a step. The plain method
-completes every step of every solution 8 times. Two ways to the same labels' distribution:
-- soft, the share of right completions: common steps once, and nothing after the end of a solution;
-- hard, whether any is right: besides, none after the first right one.
-Ratios are also given without the last steps of finished solutions, which the plain method could leave out as well.
+100 sums of 5, 5 or 6 terms, 15 solutions each from the shipped policy at T = 1, 8 completions per step. The plain
+method completes every step of every solution 8 times. `annotate` gets the same distribution of labels with fewer:
+- soft labels (the share of right completions): it completes common steps once, and the end of a solution not at all;
+- hard labels (whether any completion is right): it also stops at the first right completion.
+A second ratio leaves out the last steps of finished solutions, which the plain method could skip too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bstar_trl.testbed.rewards import SumMatch
 from bstar_trl.testbed.task import make_dataset
 
 QUERIES = 100
-BAR = 0.5  # hard labels, at most
+BAR = 0.5  # largest ratio for hard labels
 
 
 def main() -> None:

@@ -1,14 +1,14 @@
-"""What scoring every step costs beside one forward pass over the same tokens.
+"""The time of scoring every step, compared with one forward pass over the same tokens.
 
 1,000 responses of 10 steps, 100 questions, on one core:
 
     python benchmarks/process_reward.py
 
-`ProcessReward.score` splits, lays out, tokenises, sorts, pads, runs the model and reduces. The plain pass is the same
-model on the same padded batches, made beforehand. The two take turns in one process, each goes first in turn, the best
-of each counts, in seconds of processor time (the core may be shared); the bar is a ratio of 1.2.
-A token classifier's head costs next to nothing, so its ratio is what `score` itself adds. The plain pass of a causal
-model computes the whole vocabulary for every token, which `score` does at the step tags alone.
+`ProcessReward.score` splits, lays out, tokenises, sorts, pads, runs the model and reduces. The plain pass runs the
+same model on the same padded batches, made beforehand. The two alternate in one process, each goes first in turn, and
+the best processor time of each counts (other processes may share the core). The bar is a ratio of 1.2.
+A token classifier's head costs next to nothing, so its ratio shows the overhead of `score`. The plain pass of a causal
+model computes the logits of the whole vocabulary for every token, `score` only for the step tags.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification, PreTrainedTokenizerFast
 
-from bstar_trl.prm.runner import pack, padded
+from bstar_trl.engines import pad_rows
+from bstar_trl.prm.model import pack
 from bstar_trl.prm.steps import split_steps
 from bstar_trl.rewards import ProcessReward
 
@@ -36,7 +37,7 @@ THINGS = ["apples", "books", "coins", "stamps", "cards", "marbles"]
 
 
 def make_text(seed: int = 0) -> tuple[list[str], list[str]]:
-    """Prompts and responses in the manner of grade-school solutions, of 7 to 25 words a step."""
+    """Prompts and responses like grade-school solutions, with 7 to 25 words per step."""
     rng = np.random.default_rng(seed)
     prompts, responses = [], []
     for _ in range(QUESTIONS):
@@ -68,7 +69,7 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Processor time it takes."""
+    """Processor time of one call."""
     started = time.process_time()
     work()
     return time.process_time() - started
@@ -81,7 +82,8 @@ def compare(model: Any, tokenizer: Any, prompts: list[str], responses: list[str]
     layouts = reward.model.format.lay_out(tokenizer, prompts, steps)
     sequences = [layout.token_ids for layout in layouts]
     batches = [
-        padded([sequences[index] for index in batch], 0) for batch in pack([*map(len, sequences)], reward.batch_tokens)
+        pad_rows([sequences[index] for index in batch], 0, "right")
+        for batch in pack([*map(len, sequences)], reward.batch_tokens)
     ]
 
     def plain() -> None:

@@ -1,9 +1,9 @@
-"""Checks per second of the sandbox, with every start and refill inside the clock, beside an unsafe fresh interpreter.
+"""Checks per second of the sandbox, starts and refills included, compared with an unsafe fresh interpreter.
 
     python benchmarks/sandbox.py [CHECKS]
 
-The unsafe way is what many checkers do: program and tests in one file, one new interpreter for each, exit status 0
-is a pass. Both use as many workers as there are cores.
+Many checkers work in the unsafe way: program and tests in one file, one new interpreter per check, and exit status 0
+counts as a pass. Both ways use one worker per core.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ TESTS = ("assert add(1, 2) == 3", "assert add(-1, 1) == 0", "assert add(0, 0) ==
 
 
 def sandboxed(checks: int) -> float:
-    """Checks per second: pool started, used and closed."""
+    """Checks per second, with starting and closing the pool."""
     started = time.perf_counter()
     pool = LocalSandbox()
-    # Every program differs, so that nothing could be remembered.
+    # Every program differs, so that no cache could help.
     items = [Check(f"{PROGRAM}# {number}\n", TESTS) for number in range(checks)]
     with ThreadPoolExecutor(CORES) as threads:
         verdicts = list(threads.map(lambda item: pool.run(item, Limits()), items))
@@ -35,7 +35,7 @@ def sandboxed(checks: int) -> float:
 
 
 def unsafe(checks: int) -> float:
-    """Checks per second of a fresh interpreter each."""
+    """Checks per second with a fresh interpreter for each check."""
     started = time.perf_counter()
     source = PROGRAM + "\n".join(TESTS)
     with ThreadPoolExecutor(CORES) as threads:

@@ -1,9 +1,9 @@
 """The demo's promises, over seeds 0-2 and every rival: `python benchmarks/soak.py [--output-dir soak-out]`.
 
-Runs `bstar-trl demo` for each method and seed (skipping what is there already), draws the README's picture from
-seed 0, prints a table of means, and exits with 1 where a promise does not hold: in every seed B-STaR's final
-`valid@1` is at least 1.5 times the initial one and above the static run's; in the mean over seeds, `valid@32-4` and
-`distinct_valid` end above where they began. About six minutes a run on two cores.
+Runs `bstar-trl demo` for each method and seed (existing results are reused), draws the README's picture from seed 0,
+prints a table of means, and exits with 1 if a promise is broken: for every seed B-STaR's final `valid@1` is at least
+1.5 times the initial one and above the static run's; `valid@32-4` and `distinct_valid`, as means over seeds, end
+higher than they begin. A run takes about six minutes on two cores.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FIGURES = (
 
 
 def run(folder: Path, words: tuple[str, ...], seed: int) -> dict[str, Any]:
-    """A demo's summary, from its folder where it has run before."""
+    """A demo's summary, read from its folder if it has run before."""
     summary = folder / "summary.json"
     if not summary.exists():
         demo = [sys.executable, "-m", "bstar_trl.cli", "demo", "--output-dir", str(folder), "--seed", str(seed)]
@@ -47,12 +47,12 @@ def run(folder: Path, words: tuple[str, ...], seed: int) -> dict[str, Any]:
 
 
 def row(label: str, figures: dict[str, float], lucky: str = "") -> str:
-    """A line of the table, in Markdown."""
+    """A row of the Markdown table."""
     return f"| {label} | " + " | ".join(f"{figures[name]:.3f}" for name in FIGURES) + f" | {lucky} |"
 
 
 def broken_promises(balanced: list[dict[str, Any]], static: list[dict[str, Any]]) -> list[str]:
-    """What does not hold, in words."""
+    """The broken promises, as sentences."""
     broken = []
     for seed, (ours, theirs) in enumerate(zip(balanced, static, strict=True)):
         before, after, rival = ours["initial"]["valid@1"], ours["final"]["valid@1"], theirs["final"]["valid@1"]
@@ -68,7 +68,7 @@ def broken_promises(balanced: list[dict[str, Any]], static: list[dict[str, Any]]
 
 
 def main() -> int:
-    """Run what is missing, print, judge."""
+    """Run the missing demos, print the table, check the promises."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("soak-out"))
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,11 +1,11 @@
-"""How long the exact threshold search takes, next to two scans of a fixed grid.
+"""The time of the exact threshold search, compared with two scans of a fixed grid.
 
 600 queries x 64 responses at each of 15 temperatures, on one core:
 
     python benchmarks/threshold.py
 
-Three ways to the best threshold of every temperature:
-- exact: `bstar_trl.balance.best_threshold`, which looks at every threshold that makes a difference (one sort);
+Three searches for the best threshold of every temperature:
+- exact: `bstar_trl.balance.best_threshold`, which compares all different thresholds with one sort;
 - grid, NumPy: the 201 thresholds -1.00, -0.99, ..., 1.00, each with array operations;
 - grid, Python: the same thresholds, response by response; timed on a small part and extrapolated.
 """
@@ -26,7 +26,7 @@ TEMPERATURES, QUERIES, RESPONSES = 15, 600, 64
 TARGET = 67_500 / 11_500  # the paper's M / N
 GRID = np.round(np.arange(-100, 101) / 100, 2)
 REPEATS = 5
-PART_QUERIES, PART_THRESHOLDS = 30, 20  # what the Python scan is timed on
+PART_QUERIES, PART_THRESHOLDS = 30, 20  # the part that the Python scan is timed on
 
 
 def make_samples(temperature: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -35,12 +35,12 @@ def make_samples(temperature: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     shape = (QUERIES, RESPONSES)
     correct = rng.random(shape) < rng.beta(1, 1.5, (QUERIES, 1))
     process = np.clip(np.where(correct, 0.2, -0.3) + 0.5 * rng.normal(size=shape), -1, 1)
-    texts = rng.integers(0, 8 * RESPONSES // (temperature + 2), shape)  # the hotter, the fewer repeats: made up
+    texts = rng.integers(0, 8 * RESPONSES // (temperature + 2), shape)  # fewer repeats at higher temperatures
     return correct + process, correct, selectable_mask(texts, rng.random(shape) < 0.95)
 
 
 def scan_numpy(rewards: np.ndarray, correct: np.ndarray, selectable: np.ndarray) -> tuple[float, float]:
-    """The best threshold of the grid, the highest among equals."""
+    """The best threshold of the grid; the highest of equally good ones."""
     best, best_score = 0.0, -1.0
     for threshold in GRID:
         selected = selectable & (rewards > threshold)

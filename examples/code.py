@@ -4,8 +4,8 @@
 
 `--dataset_name` takes a data set of the Hub or a JSON-lines file with `prompt` and one of the shapes that `UnitTests`
 reads: `tests` and `setup`, `test` and `entry_point`, or `inputs` and `outputs`. Programs run in a sandbox
-(`bstar-trl sandbox-check` says what this machine gives to it). Temperatures are the paper's for code, and the
-threshold is fixed: the tests' word is final. Every argument of TRL's GRPO script works here too; LoRA is on.
+(`bstar-trl sandbox-check` lists the layers that work on this machine). The temperatures are the paper's for code; the
+threshold is fixed, because the tests alone decide. Every argument of TRL's GRPO script works here too; LoRA is on.
 """
 
 from datasets import load_dataset
@@ -20,7 +20,7 @@ TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
 
 
 def to_prompt(row: dict) -> dict:
-    """MBPP as the Hub has it: the function's name is only known from the tests."""
+    """For MBPP from the Hub, whose tasks name the function only in their tests."""
     return {"prompt": "\n".join([row["text"], "Your code should pass these tests:", "", *row["test_list"]])}
 
 

@@ -1,8 +1,8 @@
 """Make the testbed's starting policy: `python scripts/make_policy.py` (2 to 6 minutes on one core).
 
-Two stages, each ended by a criterion and not by a step count, since the learning has a plateau that some seeds never
-leave: sums of 2-4 terms until 4 terms are valid 85 % of the time; then sums of 2-6 terms until 5 terms are valid
-28-35 % of the time. A seed that is still on the plateau after 1,500 steps is given up for the next one.
+The script trains on sums of 2-4 terms until chains of 4 terms are valid 85 % of the time, then on sums of 2-6 terms
+until chains of 5 terms are valid 28-35 % of the time. Validity ends each stage, not a step count, because the learning
+has a plateau that some seeds never leave. After 1,500 steps on the plateau the script tries the next seed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ BATCH_SIZE = 64
 PLATEAU_STEPS = 1500
 WARM_VALID = 0.85
 QUERIES = 5000  # half of all held-out sums of 5 terms: a standard error of 0.7 %
-AIM = (0.305, 0.34)  # so that whoever measures again finds 28-35 %
+AIM = (0.305, 0.34)  # narrower than 28-35 %, which another measurement must find too
 
 
 def make_model(seed: int) -> LlamaForCausalLM:
-    """0.36 M parameters: 3 layers, width 96, 3 heads of 32 (what vLLM takes on a CPU)."""
+    """0.36 M parameters: 3 layers, width 96, 3 heads of 32 (a head size that vLLM supports on a CPU)."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(ALPHABET) + 2,
@@ -49,7 +49,7 @@ def make_model(seed: int) -> LlamaForCausalLM:
 
 
 def make_batch(rng: np.random.Generator, tokenizer, weights: dict[int, float]) -> dict[str, torch.Tensor]:
-    """Fresh sums, none of the held-out part, with a random valid chain each; the loss is on chain and EOS."""
+    """Fresh sums outside the held-out part, each with a random valid chain; the loss covers chain and EOS."""
     texts = []
     counts = rng.choice(list(weights), size=BATCH_SIZE, p=np.array(list(weights.values())) / sum(weights.values()))
     for count in counts.tolist():
@@ -85,7 +85,7 @@ def valid_share(model: LlamaForCausalLM, tokenizer, terms: int, queries: int, se
 
 
 def teach(model, tokenizer, rng, weights, learning_rate: float, look_every: int, stop, give_up: int | None) -> bool:
-    """Train until `stop(step)`; False where `give_up` steps were not enough."""
+    """Train until `stop(step)`; False if `give_up` steps are not enough."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     started = time.perf_counter()
     for step in itertools.count(1):
@@ -104,7 +104,7 @@ def teach(model, tokenizer, rng, weights, learning_rate: float, look_every: int,
 
 
 def make_policy(seed: int, tokenizer) -> LlamaForCausalLM | None:
-    """A policy from this seed, or None where it stayed on the plateau or went past the goal."""
+    """A policy from this seed, or None if it stayed on the plateau or overshot the goal."""
     model = make_model(seed)
     print(f"seed {seed}: {sum(item.numel() for item in model.parameters()):,} parameters")
     rng = np.random.default_rng(seed)
@@ -137,7 +137,7 @@ def make_policy(seed: int, tokenizer) -> LlamaForCausalLM | None:
 
 
 def main() -> None:
-    """Try seeds until one gives a policy; save it, load it again, and measure what was loaded."""
+    """Try seeds until one gives a policy; save the policy, load it again, and measure it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="the first seed to try")
     parser.add_argument("--output-dir", type=Path, default=FOLDER)

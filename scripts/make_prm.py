@@ -1,14 +1,14 @@
 """Make the testbed's process reward model: `python scripts/make_prm.py` (about 20 minutes on one core).
 
-Math-Shepherd from end to end, and never a look at the truth, only at answers:
+The script runs all of Math-Shepherd, with answers alone and without the truth about chains:
 
-1. The starting policy trains itself on its own right answers, 8 iterations of Online RFT (`bstar-trl demo`'s, static).
-2. The starting policy solves sums, and the trained one completes their steps (`bstar-trl annotate`): soft labels. So
-   it does for its own solutions of other sums, which hold more right steps.
+1. The starting policy trains on its own right answers, 8 iterations of Online RFT (`bstar-trl demo --static`).
+2. The starting policy solves sums, and the trained policy completes the steps (`bstar-trl annotate`, soft labels). The
+   trained policy also solves other sums and completes its own steps, since its solutions hold more right steps.
 3. The trained policy becomes a token classifier on these labels (`bstar-trl train-prm`), saved in half precision.
 
-The truth, whether every step follows, is looked at afterwards: how well the model tells valid chains of the starting
-policy from others, on held-out sums.
+Only the measurement at the end uses the truth, whether every step follows: it reports how well the model separates the
+starting policy's valid chains from its other chains, on held-out sums.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from bstar_trl.testbed.task import answer_of, answer_to, draw_prompts, is_valid,
 
 FOLDER = Path(__file__).parents[1] / "src" / "bstar_trl" / "testbed" / "prm"
 MIX = (5, 5, 6)  # terms
-QUERIES, OWN_QUERIES = 2500, 1000  # solved by the starting policy, by the trained one
+QUERIES, OWN_QUERIES = 2500, 1000  # for the starting policy, for the trained policy
 SOLUTIONS, COMPLETIONS = 8, 4
 HELD_OUT, RESPONSES = 300, 16
 TRUTH_SEED = 1000
@@ -67,7 +67,7 @@ def annotate(folder: Path, policy: str, completer: str, queries: int, seed: int)
 
 
 def measure(folder: str | Path) -> dict[str, float]:
-    """How well it tells valid chains from others among those that the starting policy samples for held-out sums."""
+    """How well the model separates valid from other chains of the starting policy, on held-out sums."""
     tokenizer = AutoTokenizer.from_pretrained(policy_path())
     policy = AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.float32)
     drawn = draw_prompts(HELD_OUT, MIX, seed=TRUTH_SEED, held_out=True)
@@ -92,13 +92,13 @@ def measure(folder: str | Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train the completer, annotate, train the classifier, save it, and measure what was saved."""
+    """Train the completer, annotate, train the classifier, save it, and measure the saved model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output-dir", type=Path, default=FOLDER)
-    parser.add_argument("--work-dir", type=Path, help="keeps what is made on the way, and goes on from it")
+    parser.add_argument("--work-dir", type=Path, help="keeps the intermediate results, and continues from them")
     parser.add_argument("--epochs", type=float, default=12.0)
-    parser.add_argument("--measure", action="store_true", help="only measure what lies in the output folder")
+    parser.add_argument("--measure", action="store_true", help="only measure the model in the output folder")
     parsed = parser.parse_args()
     torch.set_num_threads(1)
     if not parsed.measure:
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def make(work: Path, output_dir: Path, seed: int, epochs: float) -> None:
-    """The chain; each link prints when it was done."""
+    """All three steps; each prints the time when it is done."""
     started = time.perf_counter()
     trained = work / "rft" / "policy"
     if not trained.exists():
@@ -126,7 +126,7 @@ def make(work: Path, output_dir: Path, seed: int, epochs: float) -> None:
         learning_rate=1e-3,
         adam_beta2=0.98,
         per_device_train_batch_size=64,
-        train_sampling_strategy="random",  # rows of like length are sums of one kind
+        train_sampling_strategy="random",  # rows of similar length would be sums with the same number of terms
         save_strategy="no",
         logging_steps=100,
         seed=seed,

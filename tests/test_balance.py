@@ -25,13 +25,13 @@ def naive_score(rewards, correct, selectable, target, threshold) -> float:
     return total / len(rewards)
 
 
-def naive_candidates(rewards, selectable, low=-math.inf, high=math.inf) -> list[float]:
+def naive_candidates(rewards, selectable) -> list[float]:
     """One just below the smallest reward, and the midpoints between neighbours that differ by more than 1e-9."""
     values = sorted(np.asarray(rewards, dtype=np.float64)[np.asarray(selectable, dtype=bool)].tolist())
     if not values:
-        return [min(max(0.0, low), high)]
+        return [0.0]
     middles = [(a + b) / 2 for a, b in pairwise(values) if b - a > 1e-9]
-    return sorted({min(max(value, low), high) for value in [values[0] - 1e-6, *middles]})
+    return sorted({values[0] - 1e-6, *middles})
 
 
 def naive_best(rewards, correct, selectable, target, candidates) -> tuple[float, float]:
@@ -109,19 +109,6 @@ def test_no_threshold_anywhere_is_better():
                 assert naive_score(rewards, correct, selectable, target, threshold) <= score + 1e-12
 
 
-def test_bounds_equal_brute_force():
-    rng = np.random.default_rng(5)
-    for seed in range(200):
-        rewards, correct, selectable, target = make_case(seed, "answer and process")
-        low, high = sorted(rng.choice([-math.inf, -0.5, 0.0, 0.05, 0.3, 1.0, 1.5, 3.0, math.inf], 2).tolist())
-        if low == math.inf or high == -math.inf:
-            continue
-        candidates = naive_candidates(rewards, selectable, low, high)
-        wanted = naive_best(rewards, correct, selectable, target, candidates)
-        found = best_threshold(rewards, correct, target, selectable_NK=selectable, low=low, high=high)
-        assert found == pytest.approx(wanted, abs=1e-12), seed
-
-
 def test_grid_equals_brute_force():
     grid = np.round(np.arange(-1.0, 1.01, 0.1), 1)  # the paper's
     for seed in range(100):
@@ -196,23 +183,12 @@ def test_nothing_to_select():
     nothing = np.zeros((2, 2), dtype=bool)
     nan = np.full((2, 2), math.nan)  # no reward is looked at where nothing is selectable
     assert best_threshold(nan, nothing, 1, selectable_NK=nothing) == (0.0, 0.0)
-    assert best_threshold(nan, nothing, 1, selectable_NK=nothing, low=0.5) == (0.5, 0.0)
-    assert best_threshold(nan, nothing, 1, selectable_NK=nothing, high=-0.5) == (-0.5, 0.0)
     assert best_threshold(nan, nothing, 1, selectable_NK=nothing, thresholds=[0.1, 0.3]) == (0.3, 0.0)
 
 
 def test_nothing_correct_is_finite_and_scores_0():
     threshold, score = best_threshold([[0.1, 0.9], [0.4, 0.4]], np.zeros((2, 2)), 3)
     assert (threshold, score) == (pytest.approx(0.65), 0.0)
-
-
-def test_bounds_at_the_edge():
-    rewards, correct = [[1.0, 2.0]], [[0, 1]]
-    assert best_threshold(rewards, correct, 1, low=1.0, high=1.0) == (1.0, 1.0)  # strict: the 1.0 is not selected
-    assert best_threshold(rewards, correct, 1, low=0.5, high=0.5) == (0.5, 0.5)
-    assert best_threshold(rewards, correct, 1, high=0.0) == (0.0, 0.5)  # every reward is above
-    assert best_threshold(rewards, correct, 1, low=5.0) == (5.0, 0.0)  # none is
-    assert best_threshold(rewards, correct, 1, high=1.25) == (1.25, 1.0)  # no candidate, but between the rewards
 
 
 @pytest.mark.parametrize(
@@ -241,7 +217,7 @@ def test_huge_and_tiny_rewards(rewards, correct, score):
 def test_returned_score_is_what_the_threshold_selects():
     for seed in range(80):
         rewards, correct, selectable, target = make_case(seed, "few values")
-        for options in ({}, {"low": 0.1}, {"high": -0.3}, {"thresholds": [-0.25, 0.0, 0.25]}):
+        for options in ({}, {"thresholds": [-0.25, 0.0, 0.25]}):
             threshold, score = best_threshold(rewards, correct, target, selectable_NK=selectable, **options)
             assert math.isfinite(threshold)
             assert score == pytest.approx(naive_score(rewards, correct, selectable, target, threshold), abs=1e-15)
@@ -282,12 +258,6 @@ def test_inputs_are_left_alone():
         ([[1.0]], [[1]], {"selectable_NK": [[1, 1]]}, r"must align"),
         ([[1.0]], [[1]], {"thresholds": []}, "grid of finite numbers"),
         ([[1.0]], [[1]], {"thresholds": [0.0, math.inf]}, "grid of finite numbers"),
-        ([[1.0]], [[1]], {"thresholds": [0.0], "low": 0.0}, "low and high bound the exact search"),
-        ([[1.0]], [[1]], {"low": 2.0, "high": 1.0}, "low <= high, got 2.0 and 1.0"),
-        ([[1.0]], [[1]], {"low": math.nan}, "low <= high"),
-        ([[1.0]], [[1]], {"high": math.nan}, "low <= high"),
-        ([[1.0]], [[1]], {"low": math.inf}, "got inf and inf"),
-        ([[1.0]], [[1]], {"high": -math.inf}, "got -inf and -inf"),
     ],
 )
 def test_refusals_name_what_came(rewards, correct, options, message):

@@ -50,6 +50,26 @@ def test_output_dir_that_cannot_be_written_is_told_at_once(tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def test_a_missing_matplotlib_is_told_before_the_training(tmp_path):
+    # A real absence: whatever starts Python with this folder on its path cannot import matplotlib.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Blocker:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'matplotlib':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Blocker())\n"
+    )
+    command = [sys.executable, "-m", "bstar_trl.cli", "demo", "--iterations", "1", "--output-dir", "out"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 1
+    assert "No module named 'matplotlib'): pip install 'bstar-trl[report]'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_names_the_command(tmp_path):
     result = run("--help", cwd=tmp_path)
     assert result.returncode == 0

@@ -202,8 +202,8 @@ def test_thousands_of_responses_take_no_time():
         (lambda: reward_at_k_s([[0.1, 0.2]], [[1, 0]], s=0), r"s must be in 1\.\.2, got 0"),
         (lambda: reward_at_k_s([[0.1, 0.2]], [[1]], s=1), "correct_NK must align"),
         (lambda: best_of_k([[0.1, math.nan]], [[1, 0]]), "rewards_NK must not hold NaN"),
-        (lambda: distinct_equations([["1+1=2"]], [[True, False]]), "as many responses for each query"),
-        (lambda: distinct_equations([["1+1=2"], []], [[True]]), "as many responses for each query"),
+        (lambda: distinct_equations([["1+1=2"]], [[True, False]]), "must have the same shape"),
+        (lambda: distinct_equations([["1+1=2"], []], [[True]]), "must have the same shape"),
     ],
 )
 def test_refusals_name_what_came(figure, message):

@@ -1,7 +1,7 @@
-"""The balance score and the threshold that maximises it (paper, section 3.1 and equation 3), exactly.
+"""The balance score (paper, section 3.1 and equation 3), and the exact threshold that maximises it.
 
-With n responses of a query selected, n' of them correct, and n* wanted, the query's score is
-min(n' / n*, 1) * n' / n: it asks for enough correct responses, and for few others among them.
+A query with n selected responses, n' of them correct, has the score min(n' / n*, 1) * n' / n for a target of n*: it
+rewards enough correct responses and few wrong ones among them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .errors import ConfigurationError, RewardError
 
 SAME_REWARD = 1e-9
 SAME_SCORE = 1e-12
-BELOW_ALL = 1e-6  # further below the smallest reward would let in worse ones that were never seen
+BELOW_ALL = 1e-6  # distance below the smallest reward: a larger one would admit worse rewards that no probe has seen
 
 
 def balance_score(num_correct: ArrayLike, num_selected: ArrayLike, target: float) -> np.ndarray:
@@ -28,10 +28,11 @@ def balance_score(num_correct: ArrayLike, num_selected: ArrayLike, target: float
         target (`float`): n*, correct responses wanted per query, > 0.
 
     Returns:
-        `np.ndarray` of the broadcast shape: scores in 0..1, 0 where nothing is selected.
+        `np.ndarray` of the broadcast shape: scores in 0..1, 0 for queries without a selected response.
 
     Raises:
-        ConfigurationError: counts below 0 or NaN, more correct than selected, or a target that is not above 0.
+        ConfigurationError: a count is negative or NaN, more responses are correct than selected, or the target is not
+            greater than 0.
     """
     correct, selected = np.broadcast_arrays(np.asarray(num_correct), np.asarray(num_selected))
     _check_target(target)
@@ -49,7 +50,7 @@ def mean_balance_score(
     *,
     selectable_NK: ArrayLike | None = None,
 ) -> float:
-    """Mean balance score over all queries when the selectable responses with a reward above `threshold` are selected.
+    """Mean balance score over all queries if every selectable response with a reward above `threshold` is selected.
 
     Args:
         rewards_NK (`float`, N queries x K responses): total rewards.
@@ -70,14 +71,12 @@ def best_threshold(
     *,
     selectable_NK: ArrayLike | None = None,
     thresholds: Sequence[float] | np.ndarray | None = None,
-    low: float = -math.inf,
-    high: float = math.inf,
 ) -> tuple[float, float]:
     """The threshold with the largest mean balance score over all queries; one sort, no scan.
 
-    The mean is piecewise constant in the threshold and changes only at observed rewards. Candidates are one just below
-    the smallest reward (by 1e-6) and the midpoints between neighbouring distinct rewards (equal within 1e-9), each
-    clipped to [low, high]; among equally good ones (within 1e-12) the highest wins.
+    The mean is piecewise constant in the threshold and changes only at observed rewards. The candidates are one
+    threshold 1e-6 below the smallest reward, and the midpoints between neighbouring distinct rewards (rewards within
+    1e-9 are equal). Among candidates with equal scores (within 1e-12) the highest wins.
 
     Args:
         rewards_NK (`float`, N queries x K responses): total rewards.
@@ -85,31 +84,22 @@ def best_threshold(
         target (`float`): n*, > 0.
         selectable_NK (`bool`, *optional*): which responses may be selected; `None`: all.
         thresholds (`Sequence[float]`, *optional*): a fixed grid to choose from instead (the paper's -1.0..1.0 in 0.1).
-        low, high (`float`): bounds of the exact search, low <= high; equal ones fix the threshold.
 
     Returns:
-        `(threshold, score)`: the threshold is finite; the score, in 0..1, is what selecting with it really gives.
-        Where nothing is selectable: a threshold of 0, clipped as well, and a score of 0.
+        `(threshold, score)`: the threshold is finite; the score, in 0..1, is the mean balance score at this threshold.
+        If no response is selectable, the score is 0 and the threshold is 0, or the highest of the grid.
 
     Raises:
-        ConfigurationError: shapes that differ, nothing to search, an empty or non-finite grid, no finite number in
-            [low, high].
-        RewardError: a selectable reward is not finite; names query and response.
+        ConfigurationError: the shapes differ, an array is empty, or the grid is empty or not finite.
+        RewardError: a selectable reward is not finite; the message names query and response.
     """
     rewards, correct, selectable = _checked(rewards_NK, correct_NK, selectable_NK)
     _check_target(target)
-    if not low <= high or low == math.inf or high == -math.inf:
-        raise ConfigurationError(f"low and high must be numbers with low <= high, got {low} and {high}")
     ordered_R, curve_R = _score_curve(rewards, correct, selectable, target)
-    if thresholds is not None:
-        candidates = np.unique(np.asarray(thresholds, dtype=np.float64))
-        if not candidates.size or not np.isfinite(candidates).all():
-            raise ConfigurationError(f"thresholds must be a grid of finite numbers, got {thresholds}")
-        if low != -math.inf or high != math.inf:
-            raise ConfigurationError("low and high bound the exact search: leave them out where thresholds are given")
-    else:
-        candidates = np.unique(np.clip(_candidates(ordered_R), low, high))
-    # What a threshold selects is a beginning of the descending order: all rewards strictly above it.
+    candidates = np.unique(_candidates(ordered_R) if thresholds is None else np.asarray(thresholds, dtype=np.float64))
+    if not candidates.size or not np.isfinite(candidates).all():
+        raise ConfigurationError(f"thresholds must be a grid of finite numbers, got {thresholds}")
+    # A threshold selects all rewards strictly above it: the first ones in descending order.
     num_selected = len(ordered_R) - np.searchsorted(ordered_R[::-1], candidates, side="right")
     scores = np.concatenate([[0.0], curve_R])[num_selected]
     best = np.flatnonzero(scores >= scores.max() - SAME_SCORE)[-1]
@@ -118,14 +108,14 @@ def best_threshold(
 
 
 def _candidates(ordered_R: np.ndarray) -> np.ndarray:
-    """Thresholds between the rewards, which come in descending order; 0 where there are none."""
+    """Thresholds between the rewards, which come in descending order; 0 without rewards."""
     if not len(ordered_R):
         return np.zeros(1)
     ascending = ordered_R[::-1]
-    lower, upper = ascending[:-1] / 2, ascending[1:] / 2  # halves: sums and differences stay finite
+    lower, upper = ascending[:-1] / 2, ascending[1:] / 2  # halves, so that sums and differences stay finite
     apart = np.flatnonzero(upper - lower > SAME_REWARD / 2)
     midpoints = lower[apart] + upper[apart]
-    # Between neighbouring floats there is nothing: the lower one itself keeps the upper, and all above, selected.
+    # No float lies between neighbouring floats; the lower one as threshold still selects the upper one.
     midpoints = np.where(midpoints < ascending[apart + 1], midpoints, ascending[apart])
     below = min(ascending[0] - BELOW_ALL, math.nextafter(ascending[0], -math.inf))
     return np.concatenate([[max(below, -np.finfo(np.float64).max)], midpoints])
@@ -134,7 +124,7 @@ def _candidates(ordered_R: np.ndarray) -> np.ndarray:
 def _score_curve(
     rewards: np.ndarray, correct: np.ndarray, selectable: np.ndarray, target: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards of the selectable responses in descending order, and the mean score once each is selected too."""
+    """Rewards of the selectable responses in descending order, and the mean score after selecting each of them."""
     queries, columns = np.nonzero(selectable)
     values, right = rewards[queries, columns], correct[queries, columns]
     order = np.lexsort((-values, queries))  # query by query, best rewards first
@@ -144,8 +134,8 @@ def _score_curve(
     num_selected = np.arange(len(queries)) - begins + 1
     running = np.concatenate([[0], np.cumsum(right)])
     num_correct = running[1:] - running[begins]
-    # How much the query's score changes when this response joins those above it. Counted in whole units, so that the
-    # running sum is exact and equal means stay equal, whatever the order and the number of queries.
+    # The change of the query's score when this response joins the better ones, in whole units: integer sums are
+    # exact, so equal means stay equal for any order and number of queries.
     one = 2.0**62
     unit = one / len(rewards)
     score = np.rint(balance_score(num_correct, num_selected, target) * unit).astype(np.int64)

@@ -1,7 +1,7 @@
-"""Every error the package raises on purpose.
+"""Every error that the package raises on purpose.
 
-Each class is also the standard error a caller would catch anyway, so that neither `except ValueError` nor
-`except BStarError` misses one.
+Each class also inherits the standard error that a caller would expect, so `except ValueError` and `except BStarError`
+both work.
 """
 
 
@@ -10,32 +10,32 @@ class BStarError(Exception):
 
 
 class ConfigurationError(BStarError, ValueError):
-    """A setting, or a combination of settings, that cannot work. Raised before any weight is loaded."""
+    """A setting, or a combination of settings, cannot work. Raised as early as possible."""
 
 
 class UnsupportedOptionError(ConfigurationError):
-    """A TRL option that B-STaR refuses (see the table of options in the documentation)."""
+    """B-STaR does not support a TRL option (see the table of options in the documentation)."""
 
 
 class MissingDependencyError(BStarError, ImportError):
-    """An optional package that was asked for is not installed; the message says how to install it."""
+    """An optional package is needed and not installed; the message says how to install it."""
 
 
 class DatasetError(BStarError, ValueError):
-    """The dataset lacks what the run needs: a column, a row."""
+    """The dataset lacks a column or rows that the run needs, or a row breaks the format."""
 
 
 class DatasetTypeError(DatasetError, TypeError):
-    """The training dataset is none of the kinds that can be read."""
+    """The training dataset has a type that the trainer cannot read."""
 
 
 class RewardError(BStarError, ValueError):
-    """A reward function returned something that is no reward: NaN, a wrong count, a wrong type."""
+    """A reward function failed, or returned NaN, a wrong number of values or a wrong type."""
 
 
 class SandboxError(BStarError, RuntimeError):
-    """The sandbox cannot do its work on this machine. Never raised for what a program does."""
+    """The sandbox cannot work on this machine. A program's behaviour never raises it."""
 
 
 class EmptySelectionError(BStarError, RuntimeError):
-    """Several rounds in a row selected no response at all: there is nothing to learn from."""
+    """Several rounds in a row selected no response, so there is nothing to train on."""

@@ -1,4 +1,4 @@
-"""The metrics as `evaluate.Metric`s, for those who collect figures with Hugging Face's `evaluate`.
+"""The metrics as `evaluate.Metric`s, for scripts that collect figures with Hugging Face's `evaluate`.
 
 ```python
 metric = load_metric("pass_at_k_s")
@@ -17,9 +17,9 @@ from datasets import List as ListOf
 from . import metrics
 from .errors import ConfigurationError
 
-_COLUMNS = {"correct": Value("bool"), "response_ids": Value("int64"), "rewards": Value("float64")}
-# What each function is called with, in order.
-_FACES = {
+_TYPES = {"correct": Value("bool"), "response_ids": Value("int64"), "rewards": Value("float64")}
+# The columns that each metric takes, in the order of its function's arguments.
+_COLUMNS = {
     "pass_at_k": ("correct",),
     "pass_at_k_s": ("correct", "response_ids"),
     "best_of_k": ("rewards", "correct"),
@@ -28,37 +28,37 @@ _FACES = {
 
 
 class BStarMetric(evaluate.Metric):
-    """One function of `bstar_trl.metrics`; a row per query, options (`k`, `s`) as the function has them."""
+    """One function of `bstar_trl.metrics`; one row per query, with the function's options `k` and `s`."""
 
     def __init__(self, name: str, **kwargs: Any):
-        self._face = name
+        self._function = name
         super().__init__(config_name=name, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
-        function = getattr(metrics, self._face)
+        columns = _COLUMNS[self._function]
         return evaluate.MetricInfo(
-            description=str(function.__doc__),
+            description=str(getattr(metrics, self._function).__doc__),
             citation="Zeng et al., B-STaR, arXiv 2412.17256, section 2.2",
-            inputs_description=f"One row per query: {', '.join(_FACES[self._face])}, each a list of K values.",
-            features=Features({column: ListOf(_COLUMNS[column]) for column in _FACES[self._face]}),
+            inputs_description=f"One row per query: {', '.join(columns)}, each a list of K values.",
+            features=Features({column: ListOf(_TYPES[column]) for column in columns}),
         )
 
     def _compute(self, *, k: int | None = None, s: int | None = None, **columns: Any) -> dict[str, float]:
         options = {name: value for name, value in {"k": k, "s": s}.items() if value is not None}
-        values = getattr(metrics, self._face)(*(columns[name] for name in _FACES[self._face]), **options)
-        return {self._face: float(values)}
+        values = [columns[name] for name in _COLUMNS[self._function]]
+        return {self._function: float(getattr(metrics, self._function)(*values, **options))}
 
 
 def load_metric(name: str, **kwargs: Any) -> BStarMetric:
-    """`pass_at_k`, `pass_at_k_s`, `best_of_k` or `reward_at_k_s`, as `evaluate.load` would give it.
+    """`pass_at_k`, `pass_at_k_s`, `best_of_k` or `reward_at_k_s` as an `evaluate.Metric`.
 
     Args:
         name (`str`): the function of `bstar_trl.metrics`.
-        **kwargs: those of `evaluate.Metric` (`cache_dir`, `experiment_id`, ...).
+        **kwargs: passed on to `evaluate.Metric` (`cache_dir`, `experiment_id`, ...).
 
     Raises:
         ConfigurationError: there is no such metric.
     """
-    if name not in _FACES:
-        raise ConfigurationError(f"metric must be one of {', '.join(_FACES)}, got {name!r}")
+    if name not in _COLUMNS:
+        raise ConfigurationError(f"metric must be one of {', '.join(_COLUMNS)}, got {name!r}")
     return BStarMetric(name, **kwargs)

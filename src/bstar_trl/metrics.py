@@ -1,7 +1,7 @@
-"""Exploration and exploitation in figures (paper, section 2.2).
+"""Metrics of exploration and exploitation (paper, section 2.2).
 
-With `k` left out these are the paper's definitions on the K samples at hand; with k < K, the unbiased expectation over
-k of them drawn without replacement. Every function returns the mean over queries, or one value each with
+Without `k` the functions follow the paper's definitions on all K samples; with k < K they return the unbiased
+expectation over k samples drawn without replacement. They return the mean over queries, or one value per query with
 `per_query=True`.
 """
 
@@ -17,13 +17,13 @@ from numpy.typing import ArrayLike
 
 from .errors import ConfigurationError
 
-# What an equation is made of. Every quantifier is possessive: text is read once, however odd it is (a policy that
-# repeats itself writes thousands of characters of "1+1+").
+# The parts of an equation. Every quantifier is possessive, so any text is read in linear time (a policy that repeats
+# itself writes thousands of characters of "1+1+").
 _BLANK = r"(?:[\s$&]|\\[\\,;:!$()\[\] ])"  # also LaTeX's marks of formulas, alignments and spaces
 _SPACE = r"[^\S\n]"
 _NUMBER = r"(?:\d++(?:,\d{3}(?!\d))*+(?:\.\d++)?+|\.\d++)(?:\\?%)?+"
 _SIGNS = r"[-+/^\u00d7\u00f7\u00b7\u2212]|\\(?:times|cdot|div|pm)(?![A-Za-z])"  # \u: times, division, dot, minus
-_NO_OPERAND = (  # LaTeX commands that stand between two pieces of mathematics
+_NO_OPERAND = (  # LaTeX commands that are not part of an operand
     r"(?:times|cdot|div|pm|neq?|[lg]eq?|approx|equiv|sim|to|(?:left|right)?arrow|(?:Left|Right|Leftright)arrow|implies"
     r"|iff|text\w*|q?quad|begin|end)(?![A-Za-z])"
 )
@@ -32,8 +32,8 @@ _ATOM = rf"(?:{_NUMBER}|\\(?!{_NO_OPERAND})[A-Za-z]++{_BLANK}*+|[A-Za-z]++'*+|[_
 _OPEN = rf"[(\[{{]{_BLANK}*+"
 _CLOSE = rf"{_BLANK}*+[)\]}}]"
 _OPERAND = rf"(?:[-+]|{_OPEN})*+{_ATOM}(?:{_ATOM}|{_OPEN}|{_CLOSE})*+"
-# No expression goes on with an operator at the beginning of a line: there it marks an item of a list. Asterisks that
-# mark bold type have a blank on one side only.
+# An operator at the beginning of a line marks a list item and does not continue an expression. Asterisks around bold
+# type have a blank on one side only.
 _OPERATOR = rf"(?:{_SPACE}*+(?:{_SIGNS}|{_TIMES}){_BLANK}*+|{_SPACE}++\*{{1,2}}+{_BLANK}++|\*{{1,2}}+)"
 _SIDE = rf"{_OPERAND}(?:{_OPERATOR}{_OPERAND})*+"
 _CHAIN = re.compile(rf"{_SIDE}(?:{_BLANK}*+={_BLANK}*+{_SIDE})*+|(?:[-+]|{_OPEN})++|{_BLANK}++|\\[A-Za-z]++")
@@ -49,7 +49,7 @@ def pass_at_k(correct_NK: ArrayLike, k: int | None = None, *, per_query: bool = 
         per_query (`bool`): one value per query instead of the mean.
 
     Raises:
-        ConfigurationError: k outside 1..K, or not a matrix.
+        ConfigurationError: k is outside 1..K, or the input is not a matrix.
     """
     correct = _matrix("correct_NK", correct_NK, bool)
     total = correct.shape[1]
@@ -63,10 +63,7 @@ def pass_at_k(correct_NK: ArrayLike, k: int | None = None, *, per_query: bool = 
 def pass_at_k_s(
     correct_NK: ArrayLike, response_ids_NK: ArrayLike, k: int | None = None, *, s: int = 4, per_query: bool = False
 ) -> float | np.ndarray:
-    """Pass@k-S: whether at least S *different* correct responses are among k.
-
-    Exact for k < K: the chance that k of the K responses, drawn without replacement, hold at least S distinct correct
-    texts.
+    """Pass@k-S: whether at least S *different* correct responses are among k; exact for k < K too.
 
     Args:
         correct_NK (`bool`, N queries x K responses): which responses are correct.
@@ -76,7 +73,7 @@ def pass_at_k_s(
         per_query (`bool`): one value per query instead of the mean.
 
     Raises:
-        ConfigurationError: k outside 1..K, S outside 1..k, or shapes that differ.
+        ConfigurationError: k is outside 1..K, S is outside 1..k, or the shapes differ.
     """
     correct, ids = _matrix("correct_NK", correct_NK, bool), np.asarray(response_ids_NK)
     _check_aligned(correct, ids, "response_ids_NK")
@@ -96,13 +93,13 @@ def best_of_k(
     """Best-of-k accuracy: whether the response with the highest reward among k is correct; ties in expectation.
 
     Args:
-        rewards_NK (`float`, N queries x K responses): what the responses are ranked by.
+        rewards_NK (`float`, N queries x K responses): the rewards that rank the responses.
         correct_NK (`bool`): which responses are correct.
         k (`int`, *optional*): in 1..K; `None`: K.
         per_query (`bool`): one value per query instead of the mean.
 
     Raises:
-        ConfigurationError: k outside 1..K, shapes that differ, or a reward that is NaN.
+        ConfigurationError: k is outside 1..K, the shapes differ, or a reward is NaN.
     """
     return reward_at_k_s(rewards_NK, correct_NK, k, s=1, per_query=per_query)
 
@@ -113,14 +110,14 @@ def reward_at_k_s(
     """Reward@k-S: whether the S responses with the highest rewards among k are all correct; ties in expectation.
 
     Args:
-        rewards_NK (`float`, N queries x K responses): what the responses are ranked by.
+        rewards_NK (`float`, N queries x K responses): the rewards that rank the responses.
         correct_NK (`bool`): which responses are correct.
         k (`int`, *optional*): in 1..K; `None`: K.
         s (`int`): S, in 1..k.
         per_query (`bool`): one value per query instead of the mean.
 
     Raises:
-        ConfigurationError: k outside 1..K, S outside 1..k, shapes that differ, or a reward that is NaN.
+        ConfigurationError: k is outside 1..K, S is outside 1..k, the shapes differ, or a reward is NaN.
     """
     rewards, correct = _matrix("rewards_NK", rewards_NK, np.float64), np.asarray(correct_NK, dtype=bool)
     _check_aligned(rewards, correct, "correct_NK")
@@ -136,8 +133,8 @@ def distinct_equations(
     """Distinct Equations: the share of unique equations among all equations of a query's correct responses.
 
     An equation is a piece `left = right` with at least one operator on the left, white space removed; a chain a=b=c
-    holds two. Queries without any equation in a correct response have no value: NaN, and left out of the mean (which
-    is NaN where no query has one).
+    holds two. A query without an equation in a correct response has the value NaN and does not count in the mean. The
+    mean is NaN if no query counts.
 
     Args:
         responses (`Sequence[Sequence[str]]`): the texts of each query's responses.
@@ -145,10 +142,12 @@ def distinct_equations(
         per_query (`bool`): one value per query instead of the mean.
 
     Raises:
-        ConfigurationError: as many queries or responses in the one as there are not in the other.
+        ConfigurationError: `responses` and `correct` differ in shape.
     """
     if [len(row) for row in responses] != [len(row) for row in correct]:
-        raise ConfigurationError("responses and correct must hold as many responses for each query")
+        raise ConfigurationError(
+            "responses and correct must have the same shape, but the lengths of their rows differ"
+        )
     values = np.full(len(responses), np.nan)
     for query, (texts, right) in enumerate(zip(responses, correct, strict=True)):
         found = [equation for text, ok in zip(texts, right, strict=True) if ok for equation in equations(text)]
@@ -170,7 +169,7 @@ def equations(text: str) -> list[str]:
 
 
 def _balanced(side: str) -> str:
-    """The side without the brackets at its ends that have no partner: those of the sentence around the equation."""
+    """The side without the unmatched brackets at its ends; these belong to the sentence around the equation."""
     excess = sum(map(side.count, "([{")) - sum(map(side.count, ")]}"))
     while excess > 0 and side[0] in "([{":
         side, excess = side[1:], excess - 1
@@ -187,7 +186,7 @@ def _misses(hits: int, total: int, k: int) -> float:
 
 
 def _copies(correct: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """How often each correct text of a query occurs, the most frequent first: (N, most texts), filled up with 0."""
+    """The counts of each correct text of a query, the largest first, padded with 0: (N, most texts of one query)."""
     queries, columns = np.nonzero(correct)
     texts = ids[queries, columns]
     order = np.lexsort((texts, queries))
@@ -207,8 +206,9 @@ def _copies(correct: np.ndarray, ids: np.ndarray) -> np.ndarray:
 def _distinct_chance(copies_NJ: np.ndarray, total: int, k: int, s: int) -> np.ndarray:
     """Per query, the chance that k < `total` responses, drawn without replacement, hold at least s of its texts.
 
-    Drawing k responses is tossing a coin of chance k / total for each, given that k of them come up; so texts, the
-    j-th of every query at once, are gone through with the chance of every state (drawn so far, distinct so far).
+    Drawing k responses equals tossing a coin of chance k / total for each, given that k coins come up. So the function
+    goes through the texts, the j-th text of every query at once, and keeps the chance of every state (responses drawn
+    so far, distinct texts so far).
     """
     copies, heads = np.arange(total + 1)[:, None], np.arange(k + 1)
     log_chance = heads * np.log(k / total) + (copies - heads) * np.log(1 - k / total)
@@ -223,16 +223,16 @@ def _distinct_chance(copies_NJ: np.ndarray, total: int, k: int, s: int) -> np.nd
             after[:, more:, 1:] += step[:, :, :-1]
             after[:, more:, -1] += step[:, :, -1]
         chance = after
-    others = tosses[total - copies_NJ.sum(axis=1), ::-1]  # the rest of the k falls on the responses that do not count
+    others = tosses[total - copies_NJ.sum(axis=1), ::-1]  # the other draws fall on responses that do not count
     return np.minimum((chance[:, :, -1] * others).sum(axis=1) / tosses[total, k], 1.0)
 
 
 def _top_chance(rewards: np.ndarray, correct: np.ndarray, k: int, s: int) -> np.ndarray:
     """Per query, the chance that the s best of k responses, drawn without replacement, are all correct.
 
-    The s-th best of the k stands at some place i of the ranking: it is correct, as are the s - 1 drawn from before i,
-    and k - s come from behind i. Equal rewards stand in random order: if `size` responses are tied, `right` of them
-    correct, and the i-th is a correct one, then on average the `ahead` tied ones before it hold
+    The s-th best of the k has some place i in the ranking. It must be correct, as must the s - 1 responses drawn from
+    before i; the other k - s come from behind i. Equal rewards have a random order: if `size` responses are tied,
+    `right` of them correct, and the i-th is correct, then on average the `ahead` tied ones before it contain
     (ahead over j) (right - 1 over j) / (size - 1 over j) sets of j correct ones.
     """
     total = rewards.shape[1]
@@ -273,13 +273,13 @@ def _log_factorials(largest: int) -> np.ndarray:
 def _matrix(name: str, values: ArrayLike, dtype: type) -> np.ndarray:
     array: np.ndarray = np.asarray(values, dtype=dtype)
     if array.ndim != 2 or 0 in array.shape:
-        raise ConfigurationError(f"{name} must be a matrix, a row of responses per query, got shape {array.shape}")
+        raise ConfigurationError(f"{name} must be a matrix, one row of responses per query, got shape {array.shape}")
     return array
 
 
 def _check_aligned(first: np.ndarray, second: np.ndarray, name: str) -> None:
     if first.shape != second.shape:
-        raise ConfigurationError(f"{name} must align with the others: got {second.shape}, expected {first.shape}")
+        raise ConfigurationError(f"{name} must align with the other array: got {second.shape}, expected {first.shape}")
 
 
 def _k_in_range(k: int | None, total: int) -> int:

@@ -1,4 +1,4 @@
-"""Which responses an iteration trains on (method, step 4): a mask, a threshold, a cap per query, a budget."""
+"""Selecting the responses that an iteration trains on: a mask, a threshold, a cap per query, a budget."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ def selectable_mask(text_ids_NK: ArrayLike, eligible_NK: ArrayLike) -> np.ndarra
 
     Args:
         text_ids_NK (any comparable type, N queries x K responses): equal for equal texts.
-        eligible_NK (`bool`): ended by itself and could be judged.
+        eligible_NK (`bool`): the response ended by itself and could be judged.
 
     Returns:
         `np.ndarray` of `bool`, (N, K).
+
+    Raises:
+        ConfigurationError: the inputs are not matrices of one shape.
     """
     text_ids, eligible = np.asarray(text_ids_NK), np.asarray(eligible_NK, dtype=bool)
     if text_ids.ndim != 2 or text_ids.shape != eligible.shape:
@@ -46,8 +49,8 @@ def select(
 ) -> np.ndarray:
     """Choose at most `budget` responses whose reward exceeds the threshold, spread over the queries.
 
-    The cap per query is the smallest m with sum_i min(n_i, m) >= budget. Each query gives its best rewards first, ties
-    broken by `rng`; the surplus is dropped at random from the queries that hold m.
+    The cap per query is the smallest m with sum_i min(n_i, m) >= budget. Each query contributes its best responses up
+    to the cap, ties broken by `rng`; the surplus is dropped at random from the queries that contribute m.
 
     Args:
         rewards_NK (`float`, N queries x K responses): total rewards.
@@ -57,10 +60,10 @@ def select(
         rng (`np.random.Generator`): breaks ties and drops the surplus.
 
     Returns:
-        `np.ndarray` of `int64`, (M, 2): query and response, in ascending order; fewer rows where fewer qualify.
+        `np.ndarray` of `int64`, (M, 2): query and response, in ascending order; fewer rows if fewer responses qualify.
 
     Raises:
-        ConfigurationError: a budget below 1, shapes that differ, a threshold that is NaN.
+        ConfigurationError: the budget is below 1, the shapes differ, or the threshold is NaN.
         RewardError: a selectable reward is NaN.
     """
     rewards, selectable = np.asarray(rewards_NK, dtype=np.float64), np.asarray(selectable_NK, dtype=bool)
@@ -76,7 +79,7 @@ def select(
     if len(broken):
         raise RewardError(f"rewards_NK holds NaN for response {broken[0][1]} of query {broken[0][0]}")
     queries, columns = np.nonzero(selectable & (rewards > threshold))
-    # Rank within each query: best reward first, equal ones in a random order.
+    # Rank within each query: best reward first, equal rewards in random order.
     order = np.lexsort((rng.random(len(queries)), -rewards[queries, columns], queries))
     queries, columns = queries[order], columns[order]
     counts = np.bincount(queries, minlength=len(rewards))
@@ -92,7 +95,7 @@ def select(
 
 
 def _cap(counts_N: np.ndarray, budget: int) -> int:
-    """The smallest m with sum_i min(counts_i, m) >= budget; the largest count where none is enough."""
+    """The smallest m with sum_i min(counts_i, m) >= budget, or the largest count if no m suffices."""
     largest = int(counts_N.max(initial=0))
     holders = np.bincount(counts_N, minlength=largest + 1)[::-1].cumsum()[::-1]  # queries with at least m responses
     totals = np.cumsum(holders[1:])  # sum_i min(counts_i, m) for m = 1, 2, ...

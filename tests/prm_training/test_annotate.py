@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import Fuse
 from transformers import PreTrainedTokenizerFast
 
-from bstar_trl.engines import Sampled, TransformersEngine
+from bstar_trl.engines import Sample, TransformersEngine
 from bstar_trl.errors import ConfigurationError, DatasetError, RewardError
 from bstar_trl.prm.steps import prompt_text, split_steps, step_spans
 from bstar_trl.prm_training.annotate import Annotator, Recipe, annotate, round_sizes
@@ -438,7 +438,7 @@ class Scripted:
         self.calls += 1
         tokens = self.tokenizer(text)["input_ids"] + [self.tokenizer.eos_token_id] * ended
         if jobs:
-            yield list(range(len(jobs))), [Sampled(tokens, ended) for _ in jobs]
+            yield list(range(len(jobs))), [Sample(tokens, ended) for _ in jobs]
 
 
 @pytest.mark.parametrize("labels", ["soft", "hard"])

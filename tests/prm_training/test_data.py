@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from datasets import Dataset
 from policies import make_text_tokenizer
 
 from bstar_trl.errors import ConfigurationError, DatasetError
-from bstar_trl.prm_training.data import IGNORED, check_row, encode_rows, load_rows, step_texts
+from bstar_trl.prm_training.data import IGNORED, check_row, encode_rows, load_rows
 from bstar_trl.prm_training.inputs import load_queries
 
 PRMBENCH = Path(__file__).parents[1] / "data" / "prmbench.jsonl"
@@ -109,7 +110,7 @@ def test_folders_of_every_sort_are_read(tmp_path):
         assert load_queries(str(tmp_path / folder))["prompt"][:] == ["a", "b"]
     rows.to_csv(tmp_path / "shards" / "part.csv")
     (tmp_path / "shards" / "part.parquet").unlink()
-    with pytest.raises(DatasetError, match="holds csv and json files: name those that are meant"):
+    with pytest.raises(DatasetError, match="holds csv and json files: name the files to read"):
         load_rows([tmp_path / "shards"])
 
 
@@ -150,7 +151,7 @@ def test_a_separator_without_tokens_is_refused():
 
 
 def check_real_rows(path: Path) -> None:
-    """Every label closes its own step's text; printed for eyes (`pytest -s`)."""
+    """The tokens from one label to the next are those of one step and its separator."""
     rows = load_rows([path])
     raw = [json.loads(line) for line in path.read_text().splitlines()]
     tokenizer = make_text_tokenizer([row["prompt"] + "".join(row["completions"]) + "\n" for row in raw])
@@ -158,14 +159,11 @@ def check_real_rows(path: Path) -> None:
     assert len(encoding.dataset) == len(raw)
     for row, encoded in zip(raw, encoding.dataset, strict=True):
         labels = row["labels"] if "labels" in row else [rating >= 0 for rating in row["ratings"]]
-        text, found = row["prompt"], list(step_texts(tokenizer, encoded))
-        assert len(found) == len(labels)
-        for (piece, target), step, label in zip(found, row["completions"], labels, strict=True):
-            assert piece == text + step + "\n"
-            assert target == float(label)
-            text = ""
-    for piece, target in step_texts(tokenizer, encoding.dataset[0]):
-        print(f"{target:.2f} closes {piece!r}")
+        assert encoded["targets"] == [float(label) for label in labels]
+        ends = [position + 1 for position in encoded["positions"]]
+        texts = [tokenizer.decode(encoded["input_ids"][start:end]) for start, end in pairwise([0, *ends])]
+        first, *others = row["completions"]
+        assert texts == [row["prompt"] + first + "\n", *(step + "\n" for step in others)]
 
 
 def test_labels_of_real_rows_land_on_the_right_tokens():

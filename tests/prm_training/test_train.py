@@ -246,17 +246,19 @@ def test_the_head_beside_a_lora_is_in_full_precision(tmp_path, model_path):
 def test_a_torn_checkpoint_and_a_used_folder_are_told(tmp_path, model_path):
     saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
     train_prm(model_path, make_rows(8), args=make_arguments(tmp_path, **saving))
-    with pytest.raises(ConfigurationError, match=r"checkpoint-1 is of an earlier training: go on from it \(resume\)"):
+    with pytest.raises(
+        ConfigurationError, match=r"checkpoint-1 is of an earlier training: resume it, or use another folder"
+    ):
         train_prm(model_path, make_rows(8), args=make_arguments(tmp_path, **saving))
     for name in ("trainer_state.json", "model.safetensors", "optimizer.pt"):
         file = tmp_path / "checkpoint-1" / name
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(ConfigurationError, match="checkpoint-1 is not whole, and cannot be resumed from"):
+        with pytest.raises(ConfigurationError, match="checkpoint-1 is incomplete, and cannot be resumed from"):
             train_prm(model_path, make_rows(8), args=make_arguments(tmp_path, **saving), resume=True)
         file.write_bytes(whole)
     (tmp_path / "checkpoint-1" / "trainer_state.json").unlink()
-    with pytest.raises(ConfigurationError, match="checkpoint-1 is not whole"):
+    with pytest.raises(ConfigurationError, match="checkpoint-1 is incomplete"):
         train_prm(model_path, make_rows(8), args=make_arguments(tmp_path, **saving), resume=True)
 
 
@@ -267,7 +269,7 @@ def test_another_separator_than_the_annotations_is_warned_of(tmp_path, capsys, s
     words = ["--model", str(tmp_path / "nowhere"), "--dataset", str(tmp_path / "steps"), "--output-dir", "unused"]
     assert main(["train-prm", *words, "--separator", separator]) == 1
     told = capsys.readouterr().err
-    assert ("steps were annotated between '\\n', and are trained with '='" in told) == warned
+    assert ("but the model is trained with '=' after each step" in told) == warned
     assert "cannot load a tokenizer" in told
 
 
@@ -288,7 +290,7 @@ def test_models_and_lengths_that_do_not_work_are_told_at_once(tmp_path, model_pa
     args = make_arguments(tmp_path / "out")
     with pytest.raises(ConfigurationError, match=r"cannot load a tokenizer from .*nowhere"):
         train_prm(str(tmp_path / "nowhere"), make_rows(2), args=args)
-    with pytest.raises(ConfigurationError, match=r"max_length must be in 1\.\.256, what .* takes, got 257"):
+    with pytest.raises(ConfigurationError, match=r"max_length must be in 1\.\.256, the model's context, got 257"):
         train_prm(model_path, make_rows(2), args=args, max_length=257)
     assert not (tmp_path / "out").exists()
 

@@ -56,7 +56,7 @@ def test_every_response_has_a_reason(reward):
         Score(1.0, "correct"),
         Score(0.0, "wrong answer 71"),
         Score(0.0, "no answer"),
-        Score(None, "gold answer of type NoneType cannot be judged by"),
+        Score(None, "gold answer of type NoneType is neither a text nor a number"),
     ]
     assert reward.score([""], ["#### 72"], answer=[math.nan])[0].value is None
 

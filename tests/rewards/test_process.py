@@ -364,7 +364,7 @@ def test_a_language_model_that_is_no_reward_model_is_noticed(folders, caplog):
     reward = ProcessReward(folders["math-shepherd"], name="prm")
     reward.model.model.lm_head.weight.data *= 0.01  # about even over all tokens, as no trained reward model is
     reward.score(["1+1="], ["2"])
-    assert "the model of 'prm' gives but" in caplog.text
+    assert "the model of 'prm' gives only" in caplog.text
     caplog.clear()
     trained = ProcessReward(folders["math-shepherd"])
     head = torch.nn.Linear(32, trained.model.model.lm_head.out_features)

@@ -1,9 +1,9 @@
-"""Final answers: find the one a response states, and say whether it equals the gold one.
+"""Final answers: find the answer that a response states, and decide whether it equals the gold answer.
 
-`statements` finds what a text states as its answer, `notation` reads numbers and words in it, `comparison` decides;
-what needs algebra goes to math-verify in the processes of `workers`, which can be killed.
+`statements` finds the answers that a text states, `notation` reads numbers and words in them, `comparison` decides.
+Comparisons that need algebra go to math-verify, in the killable processes of `workers`.
 """
 
-from .comparison import AnswerComparer, Gold, Verdict, final_answer, read_gold
+from .comparison import AnswerComparer, Gold, Judgement, final_answer, read_gold
 
-__all__ = ["AnswerComparer", "Gold", "Verdict", "final_answer", "read_gold"]
+__all__ = ["AnswerComparer", "Gold", "Judgement", "final_answer", "read_gold"]

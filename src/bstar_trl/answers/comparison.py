@@ -1,10 +1,10 @@
-r"""Whether a response's final answer equals the gold one.
+r"""Whether a response's final answer equals the gold answer.
 
-Cheap and certain things are decided here: the same spelling, two numbers, words. The rest needs algebra
-(`x^2 - 1` is `(x-1)(x+1)`) and goes to math-verify in a process that can be killed.
+This module decides the cheap and certain cases: the same spelling, two numbers, words. The rest needs algebra
+(`x^2 - 1` equals `(x-1)(x+1)`) and goes to math-verify in a process that can be killed.
 
 Deliberate leniencies, most of them math-verify's: units and currencies are dropped, not compared; `50%` equals `50`
-and `0.5`; decimals are compared to six places (0.333333 is 1/3, 0.3333 is not); `x = 5` equals `5`; `28` equals
+and `0.5`; decimals are compared to six places (0.333333 equals 1/3, 0.3333 does not); `x = 5` equals `5`; `28` equals
 `28_9`; an unevaluated expression equals its value.
 """
 
@@ -27,14 +27,14 @@ from .notation import (
     normal_form,
     numerals_in,
     read_numeral,
+    shown,
     wording,
 )
 from .statements import Statement, statements
 from .workers import Outcome, WorkerPool
 
-GOLD_LENGTH = 500  # characters: a longer gold without a marked answer is a text, not an answer
-ANSWER_LENGTH = 1000  # characters: a longer answer equals no gold, and parsing it would only cost time
-SHOWN_LENGTH = 60
+GOLD_LENGTH = 500  # characters: a longer gold text without a marked answer is not an answer
+ANSWER_LENGTH = 1000  # characters: a longer answer equals no gold answer, and parsing it would only cost time
 
 _CLAUSE_END = re.compile(
     r"[,;:](?= (?!or\b|and\b)[a-zA-Z])| \(|(?:,|\s)\s?(?:because|since|which|where|as|so|when|if)\s"
@@ -51,10 +51,10 @@ class Gold:
     """A gold answer, read once for all responses to its query.
 
     Attributes:
-        answer (`str`): the answer, taken out of its solution.
-        numeral (`Numeral`, *optional*): the number it is.
-        wording (`str`, *optional*): its letters, where it is words.
-        problem (`str`, *optional*): why nothing can be compared with it; then the rest means nothing.
+        answer (`str`): the answer, extracted from its solution.
+        numeral (`Numeral`, *optional*): the answer as a number, if it is one.
+        wording (`str`, *optional*): the letters of the answer, if it consists of words.
+        problem (`str`, *optional*): why no response can be compared with it; the other attributes are then unset.
     """
 
     answer: str = ""
@@ -64,8 +64,8 @@ class Gold:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether a response's answer is the gold one (`None`: the gold cannot be judged by), and why."""
+class Judgement:
+    """Whether a response's answer equals the gold answer (`None`: the gold answer is unusable), and why."""
 
     correct: bool | None
     reason: str
@@ -77,9 +77,9 @@ def read_gold(value: Any) -> Gold:
     In a solution the last `\boxed{...}` counts, else the last `#### ...`, else the last "the answer is ...".
     """
     if isinstance(value, bool) or not isinstance(value, str | numbers.Real | Decimal):
-        return Gold(problem=f"gold answer of type {type(value).__name__} cannot be judged by")
+        return Gold(problem=f"gold answer of type {type(value).__name__} is neither a text nor a number")
     if not isinstance(value, str) and not math.isfinite(value):
-        return Gold(problem=f"gold answer {value} cannot be judged by")
+        return Gold(problem=f"gold answer {value} is not finite")
     text = str(value).strip()
     found = {item.kind: item for item in statements(text)}
     marked = found.get("box") or found.get("hashes") or found.get("phrase")
@@ -92,21 +92,22 @@ def read_gold(value: Any) -> Gold:
 
 
 def final_answer(text: str, *, numeric: bool = False) -> str | None:
-    r"""The final answer of a response: the *last* thing that it states as such.
+    r"""The final answer of a response: the *last* answer that it states.
 
-    Statements are a closed `\boxed{...}`, `<answer>...</answer>`, `#### ...` (a number, or on the last line: Markdown
-    has headings of that form), and "the answer is ...", "answer: ..." or a heading "# Answer" before it. A response
-    that lists many answers is judged by the last of them.
+    Statements are a closed `\boxed{...}`, `<answer>...</answer>`, `#### ...` (a number, or text on the last line:
+    elsewhere `#### ...` is a Markdown heading), "the answer is ...", "answer: ..." or a line after a heading
+    "# Answer".
 
     Args:
         text (`str`): the response.
-        numeric (`bool`): the gold is a number: the one number of a sentence is taken out of it, one that names none
-            counts only where nothing else is stated, and a response that states nothing is read by its last number.
+        numeric (`bool`): the gold answer is a number. The function then extracts the only number of a sentence, uses
+            a sentence without exactly one number only if the response states nothing else, and falls back to the
+            last number of a response that states nothing.
 
     Returns:
-        `str`, *optional*: the answer as it stands there, or `None` where there is none.
+        `str`, *optional*: the answer verbatim, or `None` if the response states no answer.
     """
-    loose = None  # a sentence that names no one number; counts where nothing else is stated
+    loose = None  # a sentence without exactly one number; used if the response states nothing else
     for statement in reversed(statements(text)):
         if statement.kind == "hashes" and not statement.last_line and read_numeral(statement.content) is None:
             continue
@@ -121,28 +122,23 @@ def final_answer(text: str, *, numeric: bool = False) -> str | None:
 
 
 class AnswerComparer:
-    """Compares final answers; safe to call from any thread, several at once, and after a fork.
-
-    Args:
-        time_limit (`float`): seconds one comparison may take.
-        memory_limit (`int`): bytes of address space a worker may use.
-        workers (`int`, *optional*): processes at most; None: half of the cores, four at most.
-    """
+    """Compares final answers. Several threads may call it at once, also after a fork. Arguments as in `WorkerPool`."""
 
     def __init__(self, time_limit: float = 5.0, memory_limit: int = 2 << 30, workers: int | None = None):
         self.pool = WorkerPool(time_limit, memory_limit, workers)
 
-    def compare(self, golds: Sequence[Any], responses: Sequence[str]) -> list[Verdict]:
-        """One verdict per response.
+    def compare(self, golds: Sequence[Any], responses: Sequence[str]) -> list[Judgement]:
+        """One judgement per response.
 
         Args:
             golds (`Sequence`): one per response: numbers, answers or whole solutions (see `read_gold`).
             responses (`Sequence[str]`): texts of any kind and length.
 
         Raises:
-            RewardError: the workers cannot be started. A comparison that hangs or crashes is a verdict, not an error.
+            RewardError: the workers cannot be started. A comparison that hangs or crashes gives a judgement, not an
+                error.
         """
-        verdicts: list[Verdict] = []
+        judgements: list[Judgement] = []
         open_pairs: dict[tuple[str, str], list[int]] = {}
         for index, (value, response) in enumerate(zip(golds, responses, strict=True)):
             gold = read_gold(value)
@@ -150,58 +146,55 @@ class AnswerComparer:
             decided = _decide(gold, answer)
             if decided is None:
                 open_pairs.setdefault((gold.answer, str(answer)), []).append(index)
-            verdicts.append(decided or _wrong(answer))
+            judgements.append(decided or _wrong(answer))
         pairs = [(clean(gold), clean(answer)) for gold, answer in open_pairs]
         for (_, answer), indices, outcome in zip(
             open_pairs, open_pairs.values(), self.pool.compare(pairs), strict=True
         ):
             for index in indices:
-                verdicts[index] = _verdict_of(outcome, answer)
-        return verdicts
+                judgements[index] = _judgement_of(outcome, answer)
+        return judgements
 
     def close(self) -> None:
         """End the worker processes. The next comparison starts new ones."""
         self.pool.close()
 
 
-def _decide(gold: Gold, answer: str | None) -> Verdict | None:
-    """The verdict where it needs no algebra, else `None`."""
+def _decide(gold: Gold, answer: str | None) -> Judgement | None:
+    """The judgement if it needs no algebra, else `None`."""
     if gold.problem:
-        return Verdict(None, gold.problem)
+        return Judgement(None, gold.problem)
     if answer is None:
-        return Verdict(False, "no answer")
+        return Judgement(False, "no answer")
     if len(answer) > ANSWER_LENGTH:
-        return Verdict(False, f"answer too long: {len(answer)} characters")
+        return Judgement(False, f"answer too long: {len(answer)} characters")
     if normal_form(answer) == normal_form(gold.answer):
-        return Verdict(True, "correct")
+        return Judgement(True, "correct")
     if gold.wording is not None:
-        return Verdict(True, "correct") if letters(answer) == gold.wording else _wrong(answer)
+        return Judgement(True, "correct") if letters(answer) == gold.wording else _wrong(answer)
     if wording(answer) is not None:
         return _wrong(answer)
     based = _BASED.fullmatch(normal_form(answer)), _BASED.fullmatch(normal_form(gold.answer))
     if based[0] and based[1]:  # math-verify would drop both bases
-        return Verdict(True, "correct") if based[0].groups() == based[1].groups() else _wrong(answer)
+        return Judgement(True, "correct") if based[0].groups() == based[1].groups() else _wrong(answer)
     numeral = read_numeral(answer) if gold.numeral else None
     if gold.numeral is None or numeral is None:
         return None
-    return Verdict(True, "correct") if equal_numerals(gold.numeral, numeral) else _wrong(answer)
+    return Judgement(True, "correct") if equal_numerals(gold.numeral, numeral) else _wrong(answer)
 
 
-def _verdict_of(outcome: Outcome, answer: str) -> Verdict:
+def _judgement_of(outcome: Outcome, answer: str) -> Judgement:
     if outcome == "equal":
-        return Verdict(True, "correct")
-    return _wrong(answer) if outcome == "different" else Verdict(False, f"comparison {outcome}")
+        return Judgement(True, "correct")
+    return _wrong(answer) if outcome == "different" else Judgement(False, f"comparison {outcome}")
 
 
-def _wrong(answer: str | None) -> Verdict:
-    """Short, on one line, and writable as UTF-8: reasons go to logs and files."""
-    shown = " ".join((answer or "").encode("utf-8", "replace").decode().replace("\0", " ").split())
-    shown = shown if len(shown) <= SHOWN_LENGTH else shown[: SHOWN_LENGTH - 3] + "..."
-    return Verdict(False, f"wrong answer {shown}")
+def _wrong(answer: str | None) -> Judgement:
+    return Judgement(False, f"wrong answer {shown(answer or '')}")
 
 
 def _formula(statement: Statement) -> str:
-    """A statement's content; of a sentence with one formula in it, that formula."""
+    """A statement's content; if it is a sentence with exactly one formula, the formula alone."""
     if statement.kind != "phrase":
         return statement.content
     content = _REASON_END.split(statement.content, maxsplit=1)[0]
@@ -212,7 +205,7 @@ def _formula(statement: Statement) -> str:
 
 
 def _number_of(statement: Statement) -> str:
-    """The number a statement names, where it names exactly one; else all of its content, for math-verify to read."""
+    """The number in a statement, if it holds exactly one; else its whole content, for math-verify to read."""
     if statement.kind == "box" or read_numeral(statement.content) is not None:
         return statement.content
     clause = _CLAUSE_END.split(clean(statement.content), maxsplit=1)[0]

@@ -1,7 +1,7 @@
-r"""How answers are written: LaTeX and Unicode spellings, numbers, words.
+r"""The spelling of answers: LaTeX and Unicode forms, numbers, words.
 
-Read as numbers, exactly: integers, decimals, thousands in commas, `a/b`, `\frac{a}{b}`, mixed numbers, `1.5e3` and
-`1.5 \times 10^{3}`, with a currency before and a percent sign or a unit after them, `x = ` before all that.
+Exact numbers are read from integers, decimals, numbers with thousands commas, `a/b`, `\frac{a}{b}`, mixed numbers,
+`1.5e3` and `1.5 \times 10^{3}`; `x = ` and a currency may stand before them, a percent sign or a unit after them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-DIGITS = 400  # longer numerals are not read: nobody's answer, and converting them is quadratic
+DIGITS = 400  # longer numerals are ignored: no answer has so many digits, and their conversion takes quadratic time
 TOLERANCE = Fraction(1, 2_000_000)  # half a unit of the sixth decimal
-RELATIVE_TOLERANCE = Fraction(1, 10_000)  # 0.0000001 is not 0.0000002
+RELATIVE_TOLERANCE = Fraction(1, 10_000)  # keeps 0.0000001 and 0.0000002 apart
+SHOWN_LENGTH = 60  # characters
 
 _SPELLINGS = str.maketrans(
     {
@@ -67,7 +68,7 @@ _ANYWHERE = re.compile(
 _DEGREES = re.compile(r"(?:\^ ?(?:\\circ|\{ ?\\circ ?\})|\\degrees?(?![a-zA-Z])) ?[CF]?")
 _UNIT = re.compile(r"[a-zA-Z][a-zA-Z'.\- /]{0,60}(?:\^ ?(?:[23]|\{[23]\}))?")
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-# Words that make something else of the number before them than a quantity.
+# Words after a number that are not units: with one of them the text is not a quantity.
 _NO_UNITS = re.compile(
     r"\b(?:pi|sqrt|sin|cos|tan|sec|csc|cot|log|ln|exp|mod|plus|minus|times|over|divided|squared|cubed|and|or|to|half|"
     r"quarter|third|am|pm|not|infinity)\b"
@@ -77,10 +78,10 @@ _TIME_OF_DAY = re.compile(r"[0-9]\s{0,3}[ap]\.?\s?m\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Numeral:
-    """A number as it was written.
+    """A number and how it was written.
 
     Attributes:
-        value (`Fraction`): the number before a percent sign.
+        value (`Fraction`): the number; `50%` has the value 50.
         decimal (`bool`): written with a decimal point, so possibly rounded.
         percent (`bool`): written with a percent sign.
     """
@@ -91,7 +92,7 @@ class Numeral:
 
 
 def clean(text: str) -> str:
-    """One spelling for what LaTeX, Unicode and Markdown spell in several ways; the meaning stays."""
+    """The text with one spelling for everything that LaTeX, Unicode and Markdown can spell in several ways."""
     text = text.translate(_SPELLINGS)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
@@ -99,7 +100,7 @@ def clean(text: str) -> str:
 
 
 def normal_form(text: str) -> str:
-    """Equal for two answers only if they are the same but for spelling and blanks."""
+    """A form that two answers share only if they differ in nothing but spelling and blanks."""
     text = clean(text)
     text = _WRAPPER.sub(r"\1", text).strip() if _WRAPPER.fullmatch(text) else text
     text = re.sub(r" ?([^A-Za-z0-9\s]) ?", r"\1", text)
@@ -107,7 +108,7 @@ def normal_form(text: str) -> str:
 
 
 def read_numeral(text: str) -> Numeral | None:
-    """The number that `text` is, with nothing but a currency and a unit around it; `None` where it is none."""
+    """The number that makes up `text`, apart from a currency and a unit; `None` if `text` is anything else."""
     text = clean(text)
     match = _NUMERAL.match(text)
     if match is None or match.end() > DIGITS:
@@ -128,21 +129,21 @@ def read_numeral(text: str) -> Numeral | None:
 
 
 def last_numeral(text: str) -> str | None:
-    """The last number in running text, as it stands there; no exponents, indices, ordinals or coefficients."""
+    """The last number in running text, verbatim; exponents, indices, ordinals and coefficients do not count."""
     numerals = numerals_in(text)
     return numerals[-1] if numerals else None
 
 
 def numerals_in(text: str) -> list[str]:
-    """The numbers in running text, as they stand there."""
+    """The numbers in running text, verbatim."""
     return _ANYWHERE.findall(clean(text))
 
 
 def equal_numerals(one: Numeral, other: Numeral) -> bool:
     """Whether two numbers are equal.
 
-    Exactly, or, where one of them is written with a decimal point, to six decimals: 0.333333 is 1/3, 0.3333 is not.
-    A percent sign counts as a unit or as 1/100: 50% equals 50 and 0.5.
+    They must be equal exactly or, if one is written with a decimal point, to six decimals: 0.333333 equals 1/3,
+    0.3333 does not. A percent sign counts as a unit or as 1/100: 50% equals 50 and 0.5.
     """
     rounded = one.decimal or other.decimal
     if _close(one.value, other.value, rounded):
@@ -165,19 +166,25 @@ def wording(text: str) -> str | None:
 
 
 def letters(text: str) -> str:
-    """Letters, digits and colons alone, in lower case: what two wordings are compared by."""
+    """Only letters, digits and colons, in lower case; two wordings with equal letters are equal."""
     return re.sub(r"[^\w:]|_", "", _WRAPPER.sub(r"\1", clean(text)).lower())
 
 
+def shown(text: str) -> str:
+    """The text for a reason: at most 60 characters, one line, valid UTF-8, since reasons go to logs and files."""
+    text = " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").split())
+    return text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 3] + "..."
+
+
 def _scale(unit: str, *, after_percent: bool) -> int | None:
-    """What a unit multiplies its number by: 1, a million, ...; 0 for a percentage, `None` if it is no unit."""
+    """The factor of a unit: 1, a million, ...; 0 for a percentage, `None` if `unit` is not a unit."""
     unit = _WRAPPER.sub(r" \1 ", _DEGREES.sub("", unit)).strip().rstrip(".")
     unit = re.sub(r" +", " ", unit)
     if not unit:
         return 1
     plain = re.sub(r"[.'\-/]", "", unit.split("^")[0].lower())
     words = plain.split()
-    # A single letter may be a variable: 5 x is not 5 of a kind called x.
+    # A single letter may be a variable, as in 5 x.
     if not _UNIT.fullmatch(unit) or _NO_UNITS.search(plain) or any(len(word) < 2 and word != "a" for word in words):
         return None
     if words and words[0] in ("percent", "pct") and not after_percent:

@@ -1,6 +1,6 @@
-r"""What a text states as its answer: `\boxed{...}`, `#### ...`, "the answer is ...", in the order of their places.
+r"""The answers that a text states, in order: `\boxed{...}`, `#### ...`, "the answer is ...".
 
-Everything here takes time linear in the text, whatever the text is.
+Every function takes time linear in the length of the text, for any text.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-PHRASE_LENGTH = 1000  # characters read after "the answer is", at most
-STATEMENTS = 64  # the last ones of a text that states more
+PHRASE_LENGTH = 1000  # largest number of characters read after "the answer is"
+STATEMENTS = 64  # only the last ones of a longer list are kept
 
 _BRACES = re.compile(r"(?P<box>(?<!\\)\\+(?:boxed|fbox)\s{0,9}\{)|\\\\|\\[{}]|(?P<open>\{)|(?P<close>\})")
 _BARE_BOX = re.compile(r"\\boxed\s{0,9}(?P<content>-?[0-9](?:[0-9.,]*[0-9])?)")
@@ -25,8 +25,8 @@ _PHRASE = re.compile(
       | ^[ \t]* (?:\#{1,6}|\*\*) [ \t*]* (?:the[ ])? (?:final[ ])? answer [ \t*]* \n \s{0,20}""",
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
-_SENTENCE_END = re.compile(r"[.?](?=\s|\*|$)|!(?=\s+[A-Z]|\s*$|\*\*)|\n")  # but `5! * 5` goes on
-# "The answer is correct." says something about an answer given elsewhere.
+_SENTENCE_END = re.compile(r"[.?](?=\s|\*|$)|!(?=\s+[A-Z]|\s*$|\*\*)|\n")  # `5! * 5` does not end at the "!"
+# "The answer is correct." comments on an answer given elsewhere.
 _COMMENT = re.compile(
     r"(?:in)?correct\b|right\b|wrong\b|not\b|n't\b|unknown\b|clear|obvious|simpl[ey]|reasonable|consistent|verified"
     r"|confirmed|given\b|found\b|below\b|as follows",
@@ -40,10 +40,10 @@ class Statement:
 
     Attributes:
         kind (`str`): `"box"` (`<answer>` tags too), `"hashes"` or `"phrase"`.
-        start (`int`): where it stands in the text.
-        content (`str`): what it states; never empty.
-        last_line (`bool`): of hashes: nothing but blanks follows their line.
-        line (`str`): of phrases: all of the line that `content` is the first sentence of.
+        start (`int`): its position in the text.
+        content (`str`): the stated answer; never empty.
+        last_line (`bool`): for hashes: only blanks follow their line.
+        line (`str`): for phrases: the whole line, whose first sentence is `content`.
     """
 
     kind: Literal["box", "hashes", "phrase"]
@@ -54,15 +54,15 @@ class Statement:
 
 
 def statements(text: str) -> list[Statement]:
-    """The statements of an answer in `text`, first to last, the last 64; of nested boxes the inner one comes later."""
+    """The last 64 statements of an answer in `text`, in order; an inner box comes after the box around it."""
     found = [*_boxes(text), *_tags(text), *_hashes(text), *_phrases(text)]
     return sorted(found, key=lambda item: item.start)[-STATEMENTS:]
 
 
 def _boxes(text: str) -> list[Statement]:
-    """The closed boxes; one that is never closed states nothing."""
+    """The closed boxes; an unclosed box states nothing."""
     found = []
-    opened: list[tuple[int, int] | None] = []  # of a box: where it and its content begin; of other braces: None
+    opened: list[tuple[int, int] | None] = []  # start of a box and of its content; None for other braces
     for match in _BRACES.finditer(text):
         if match["box"]:
             opened.append((match.start(), match.end()))
@@ -104,7 +104,7 @@ def _phrases(text: str) -> list[Statement]:
 
 
 def _sentence(text: str) -> str:
-    """The display formula that `text` begins with, or else its first sentence or line."""
+    """The display formula at the start of `text`, or else its first sentence or line."""
     for opening, closing in (("$$", "$$"), (r"\[", r"\]")):
         if text.startswith(opening) and (closed := text.find(closing, len(opening))) > 0:
             return text[len(opening) : closed].strip()

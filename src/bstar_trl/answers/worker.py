@@ -1,8 +1,8 @@
 """The worker process: compares two answers with math-verify, one pair after the other.
 
-Run as a script of its own, so that it imports neither torch, nor the rest of this package, nor the user's `__main__`.
-It reads one JSON object a line from stdin, first its limits, then pairs, and answers each with one line. It ends when
-stdin does, and if its parent is gone while a comparison hangs, an alarm ends it.
+It runs as a script, so it imports neither torch, nor the rest of this package, nor the user's `__main__`. It reads one
+JSON object per line from stdin, first its limits, then pairs, and answers each with one line. It ends with stdin; if
+its parent dies while a comparison hangs, an alarm ends it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-COMPARISONS = 5000  # then a fresh worker: the parser's caches only ever grow
-TINY = 1e-6  # two numbers below it are equal to math-verify ...
-CLOSENESS = 1e-4  # ... and here, where they agree to this share of the larger one
+MAX_COMPARISONS = 5000  # a worker retires after so many, since the parser's caches never shrink
+TINY = 1e-6  # math-verify takes any two smaller numbers for equal ...
+CLOSENESS = 1e-4  # ... here they must also agree to this share of the larger one
 
 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever prints must not get between the replies
+    os.dup2(2, 1)  # printed text must not get between the replies
     limits = json.loads(sys.stdin.readline())
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     soft = limits["memory"] if hard == resource.RLIM_INFINITY else min(limits["memory"], hard)
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The default action of an alarm is to end the process, also inside one long C call, where no handler would run.
+    # The default action of an alarm ends the process even inside a long C call, where no Python handler would run.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     sys.path.extend(item for item in limits["path"] if item not in sys.path)
@@ -46,17 +46,17 @@ def main() -> None:
         signal.alarm(limits["alarm"])
         equal = compare(gold, answer)
         signal.alarm(0)
-        _reply(replies, equal=equal, retire=count >= COMPARISONS or _peak_memory() > limits["memory"] / 2)
+        _reply(replies, equal=equal, retire=count >= MAX_COMPARISONS or _peak_memory() > limits["memory"] / 2)
 
 
 def load() -> Callable[[str, str], bool]:
-    """Import math-verify, and warm its parser up. Its own time limits use signals and are turned off."""
+    """Import math-verify and warm up its parser. Its own time limits, which use signals, are turned off."""
     import logging
 
     logging.disable(logging.CRITICAL)
     from math_verify import LatexExtractionConfig, parse, verify
 
-    # The answer was found already: one box, and nothing else is to be searched for.
+    # The caller has found the answer already, so math-verify reads one box and searches no further.
     config = (LatexExtractionConfig(boxed_match_priority=0),)
 
     def compare(gold: str, answer: str) -> bool:
@@ -69,7 +69,7 @@ def load() -> Callable[[str, str], bool]:
 
 
 def _really_close(golds: list[Any], answers: list[Any]) -> bool:
-    """False for two numbers that math-verify takes for equal only because both are tiny."""
+    """False for two numbers that math-verify calls equal only because both are tiny."""
     try:
         gold, answer = complex(golds[0].evalf()), complex(answers[0].evalf())
     except (TypeError, ValueError, AttributeError, OverflowError):
@@ -79,7 +79,7 @@ def _really_close(golds: list[Any], answers: list[Any]) -> bool:
 
 
 def _peak_memory() -> int:
-    """Bytes at most in use so far; not `ru_maxrss`, which starts at the parent's."""
+    """Peak memory in bytes; `ru_maxrss` would start at the parent's peak."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
 

@@ -1,8 +1,8 @@
-"""Worker processes that compare answers, and that are killed when a comparison takes too long.
+"""Worker processes that compare answers; the pool kills a worker whose comparison takes too long.
 
-The time limit is kept from here: math-verify's own uses signals, which work on the main thread only and cannot
-interrupt one long C call. Workers are plain subprocesses (`worker.py`), so nothing is forked and the user's script is
-not imported again.
+The pool keeps the time limit itself, because math-verify's own limit uses signals, which work only on the main thread
+and cannot interrupt a long C call. Workers are plain subprocesses (`worker.py`), so nothing is forked and the user's
+script is not imported again.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from typing import Any, Literal
 from ..concurrency.pool import ProcessPool
 from ..errors import ConfigurationError, RewardError
 
-START_LIMIT = 120.0  # seconds to import math-verify, on a slow file system
-ORPHAN_MARGIN = 5  # seconds after which a worker ends its own comparison, if nobody else has
-MIN_MEMORY = 256 << 20  # bytes: less does not hold math-verify itself
+IMPORT_LIMIT = 120.0  # seconds to import math-verify, on a slow file system
+ORPHAN_MARGIN = 5  # seconds past the time limit after which a worker ends itself
+MIN_MEMORY = 256 << 20  # bytes: math-verify itself needs them
 
 Outcome = Literal["equal", "different", "timed out", "crashed"]
 
 
 class WorkerPool:
-    """Workers, started when they are needed; safe to use from any thread, several at once, and after a fork.
+    """Starts workers when they are needed. Several threads may use the pool at once, also after a fork.
 
     Args:
         time_limit (`float`): seconds one comparison may take.
         memory_limit (`int`): bytes of address space a worker may use, 256 MiB or more.
-        workers (`int`, *optional*): processes at most; None: half of the cores, four at most.
+        workers (`int`, *optional*): largest number of processes; None: half of the cores, four at most.
 
     Raises:
-        ConfigurationError: a limit out of its range.
+        ConfigurationError: a limit is out of its range.
     """
 
     def __init__(self, time_limit: float, memory_limit: int, workers: int | None = None):
@@ -56,7 +56,7 @@ class WorkerPool:
         self._pool = ProcessPool(partial(_start, time_limit, memory_limit), self.workers)
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
-        """The outcome for each pair of gold and answer, in order; they are shared out among the workers.
+        """The outcome for each pair of gold and answer, in order; the workers share the pairs.
 
         Raises:
             RewardError: a worker cannot be started.
@@ -86,11 +86,11 @@ class WorkerPool:
         return outcomes
 
     def close(self) -> None:
-        """End the workers; those in the middle of a comparison for another thread end with it."""
+        """End the idle workers; a worker in use by another thread ends after its comparison."""
         self._pool.close()
 
     def _compare(self, pair: tuple[str, str]) -> Outcome:
-        # A worker that dies is tried once more with a fresh one: someone else may have killed the first, and the idle
+        # After a crash, try once more with a fresh worker: another process may have killed the first one and the idle
         # ones with it.
         for fresh in (False, True):
             with self._pool.lend(fresh=fresh) as worker:
@@ -105,7 +105,7 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process. It belongs to one thread at a time."""
+    """One process, a `Member` of the pool."""
 
     def __init__(self, time_limit: float, memory_limit: int):
         self.retired = False
@@ -114,11 +114,11 @@ class _Worker:
         script = Path(__file__).with_name("worker.py")
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(script)],  # -P: the script's folder is not a place to import from
+                [sys.executable, "-P", str(script)],  # -P: do not import from the script's folder
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                start_new_session=True,  # Ctrl-C is for the trainer
+                start_new_session=True,  # Ctrl-C reaches the trainer only
             )
         except (OSError, TypeError) as error:
             raise RewardError(f"cannot start a process to compare answers: {error}") from error
@@ -126,12 +126,12 @@ class _Worker:
         self._send(limits)
 
     def wait_until_ready(self) -> None:
-        """Wait for a new process to have imported math-verify."""
+        """Wait until a new process has imported math-verify."""
         if self._ready:
             return
-        reply = self._receive(START_LIMIT)
+        reply = self._receive(IMPORT_LIMIT)
         if reply is None or "failure" in reply:
-            why = f"no reply within {START_LIMIT:.0f} s" if reply is None else reply["failure"]
+            why = f"no reply within {IMPORT_LIMIT:.0f} s" if reply is None else reply["failure"]
             raise RewardError(f"the process that compares answers did not start: {why}")
         self._ready = True
 
@@ -140,7 +140,7 @@ class _Worker:
         return self._process.poll() is None
 
     def compare(self, pair: tuple[str, str], time_limit: float) -> Outcome:
-        """Compare one pair, for `time_limit` seconds at most; after a failure the worker is retired."""
+        """Compare one pair within `time_limit` seconds; a worker that fails is retired."""
         self.retired = True
         if not self._send(pair):
             return "crashed"
@@ -153,13 +153,13 @@ class _Worker:
         return "equal" if reply["equal"] else "different"
 
     def end(self) -> None:
-        """Kill the process and wait until it is gone."""
+        """Kill the process and wait for its end."""
         self._process.kill()
         self._process.wait()
         self._close()
 
     def forget(self) -> None:
-        """In a forked child: let go of the parent's process without touching it."""
+        """In a forked child: close the pipes to the parent's process, and leave the process alone."""
         self._process.returncode = 0
         self._close()
 
@@ -169,7 +169,7 @@ class _Worker:
                 pipe.close()
 
     def _send(self, message: Any) -> bool:
-        """False where the process has ended. It waits for a line now, so the pipe is empty and takes all of it."""
+        """Send one line; False if the process has ended. The process waits for a line, so the pipe is empty."""
         assert self._process.stdin is not None
         line = json.dumps(message).encode() + b"\n"
         try:
@@ -180,7 +180,7 @@ class _Worker:
         return True
 
     def _receive(self, limit: float) -> dict[str, Any] | None:
-        """The next reply, `None` if it takes longer than `limit` seconds; a failure where the process has ended."""
+        """The next reply; `None` if it takes longer than `limit` seconds; a failure if the process has ended."""
         assert self._process.stdout is not None
         deadline = time.monotonic() + limit
         poll = select.poll()

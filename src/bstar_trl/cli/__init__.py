@@ -1,4 +1,4 @@
-"""The command line, `bstar-trl ...`: the only room that prints. A module for each command."""
+"""The command line, `bstar-trl ...`: one module per command. No other room prints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_to(commands)
     parsed = parser.parse_args(arguments)
     if getattr(parsed, "setting", None) is not None and not parsed.static:
-        parser.error("--setting is that of a --static run: add --static, or leave it out")
+        parser.error("--setting needs --static: add --static, or leave --setting out")
     try:
         status: int = parsed.run(parsed)
         return status

@@ -1,4 +1,4 @@
-"""`python -m bstar_trl.cli` is `bstar-trl`."""
+"""`python -m bstar_trl.cli` runs `bstar-trl`."""
 
 import sys
 

@@ -13,19 +13,19 @@ def add_to(commands: Any) -> None:
     """Add the command."""
     annotate = commands.add_parser(
         "annotate",
-        help="label the steps of sampled solutions by what becomes of them (Math-Shepherd)",
-        description="Samples solutions, completes every step of theirs several times, and checks the answers: data "
-        "for a process reward model, as parquet. A run that was interrupted goes on where it was.",
+        help="label the steps of sampled solutions by the answers of their completions (Math-Shepherd)",
+        description="Samples solutions, completes each of their steps several times, and checks the answers. Writes "
+        "training data for a process reward model, as parquet. An interrupted run continues.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = annotate.add_argument
     add("--model", required=True, help="samples the solutions: an id on the Hub, or a folder")
-    add("--completer", metavar="MODEL", help="samples the completions, instead of the same model")
+    add("--completer", metavar="MODEL", help="samples the completions; default: --model")
     add("--dataset", required=True, help="a file (.jsonl, .parquet, .csv), a folder, or an id on the Hub")
     add("--dataset-config", metavar="NAME", help="configuration of a dataset on the Hub")
     add("--split", default="train", help="split of a dataset on the Hub or of a saved folder")
     add("--prompt-column", default="prompt", metavar="NAME", help="the column of prompts")
-    add("--limit", type=positive, metavar="N", help="the first N queries alone")
+    add("--limit", type=positive, metavar="N", help="only the first N queries")
     add("--output-dir", required=True, metavar="DIR", help="where the parquet shards go")
     add("--solutions", type=positive, default=15, metavar="N", help="solutions per query")
     add("--completions", type=positive, default=8, metavar="N", help="completions per step")
@@ -33,24 +33,24 @@ def add_to(commands: Any) -> None:
         "--labels",
         choices=("hard", "soft"),
         default="soft",
-        help="soft: the share of right completions; hard: whether any is right, which needs fewer of them",
+        help="soft: the share of right completions; hard: whether any is right, which needs fewer completions",
     )
     add("--temperature", type=float, default=1.0, metavar="T", help="of all sampling")
-    add("--max-new-tokens", type=positive, default=1024, metavar="N", help="length of a solution at most")
-    add("--separator", type=unescaped, default="\\n", metavar="TEXT", help="what stands between two steps")
+    add("--max-new-tokens", type=positive, default=1024, metavar="N", help="largest length of a solution")
+    add("--separator", type=unescaped, default="\\n", metavar="TEXT", help="the text between two steps")
     add(
         "--stop",
         action="append",
         type=unescaped,
         default=[],
         metavar="TEXT",
-        help="what ends a response, beside EOS; may be given several times",
+        help="a text that ends a response, as EOS does; may be given several times",
     )
-    add("--chat", action="store_true", help="send prompts that are texts through the chat template")
+    add("--chat", action="store_true", help="send text prompts through the chat template")
     add("--verifier", default="answer", help="answer, choice, tests, or module:attribute")
-    add("--engine", choices=("transformers", "vllm"), default="transformers", help="what samples")
+    add("--engine", choices=("transformers", "vllm"), default="transformers", help="the sampling engine")
     add("--batch-size", type=positive, default=128, metavar="N", help="samples drawn at once (transformers)")
-    add("--group-size", type=positive, default=16, metavar="N", help="queries annotated together: a shard")
+    add("--group-size", type=positive, default=16, metavar="N", help="queries per shard, annotated together")
     add(
         "--vllm-option",
         action="append",

@@ -9,7 +9,7 @@ from typing import Any
 
 from .values import positive, seed, setting
 
-COLUMNS = (
+TABLE = (
     ("temperature", "T", "{:.1f}"),
     ("threshold", "tau", "{:.2f}"),
     ("balance_score", "balance", "{:.3f}"),
@@ -40,13 +40,13 @@ def add_to(commands: Any) -> None:
     demo.add_argument(
         "--static",
         action="store_true",
-        help="fixed temperature 1 and threshold 0, with as many completions in all as the balanced run",
+        help="fixed temperature 1 and threshold 0, with the same total number of completions as the balanced run",
     )
     demo.add_argument(
         "--reward",
         choices=("prm", "answer"),
         default="prm",
-        help="the answer and a process reward model, or the answer alone",
+        help="prm: the answer and a process reward model; answer: the answer alone",
     )
     demo.add_argument(
         "--setting",
@@ -60,28 +60,30 @@ def add_to(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from pathlib import Path
 
-    # The libraries' notes to their own callers would tear the table.
+    from ..testbed.plots import load_pyplot, plot_curves
+
+    load_pyplot()  # a missing matplotlib must fail before the training, not after it
+    # The libraries' warnings to developers would interrupt the table.
     warnings.filterwarnings("ignore", category=FutureWarning)
     import torch
     from tqdm.auto import tqdm
 
-    # So small a model gains nothing from a second thread, and every machine gives the same figures with one.
+    # A second thread does not speed up so small a model, and with one thread every machine gives the same figures.
     torch.set_num_threads(1)
 
     from ..testbed.demo import run_demo
-    from ..testbed.plots import plot_curves
 
     rows = 0
 
     def show(row: dict[str, Any]) -> None:
         nonlocal rows
-        cells = [template.format(row[name]) if name in row else "" for name, _, template in COLUMNS]
+        cells = [template.format(row[name]) if name in row else "" for name, _, template in TABLE]
         tqdm.write(_line("start" if rows == 0 else str(rows), cells))
         rows += 1
 
     method = "static" if parsed.static else "balanced"
     print(f"B-STaR on sums modulo 10: {method}, reward {parsed.reward}, seed {parsed.seed}")
-    print(_line("iteration", [title for _, title, _ in COLUMNS]))
+    print(_line("iteration", [title for _, title, _ in TABLE]))
     summary = run_demo(
         parsed.output_dir,
         iterations=parsed.iterations,

@@ -10,9 +10,9 @@ def add_to(commands: Any) -> None:
     """Add the command."""
     check = commands.add_parser(
         "sandbox-check",
-        help="what this machine gives to the sandbox of UnitTests",
-        description="Tries every layer of the sandbox that runs programs for UnitTests, and says what holds and what "
-        "this machine lacks. Exit status 1 where a layer is missing.",
+        help="check which layers of the sandbox work on this machine",
+        description="Tries every layer of the sandbox that runs programs for UnitTests, and prints which layers hold "
+        "and which ones this machine lacks. The exit status is 1 if a layer is missing.",
     )
     check.set_defaults(run=run)
 

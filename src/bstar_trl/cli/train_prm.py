@@ -15,31 +15,31 @@ def add_to(commands: Any) -> None:
     train = commands.add_parser(
         "train-prm",
         help="train a process reward model on solutions with labelled steps",
-        description="Trains a token classifier that says after each step how likely the solution is still right. "
-        "Rows are TRL's stepwise supervision (prompt, completions, labels), with hard or soft labels, or PRM800K's "
-        "ratings. Writes the model and metrics.json.",
+        description="Trains a token classifier that predicts after each step the probability that the step is right. "
+        "Rows have TRL's format of stepwise supervision (prompt, completions, labels), with hard or soft labels or "
+        "PRM800K's ratings. Writes the model and metrics.json.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     need: dict[str, Any] = {"required": True, "default": argparse.SUPPRESS}
     train.add_argument("--model", metavar="M", help="a causal LM or token classifier, folder or Hub id", **need)
     rows = "files (json, jsonl, parquet), folders of them, or Hub datasets"
     train.add_argument("--dataset", nargs="+", metavar="D", help=f"rows to train on: {rows}", **need)
-    train.add_argument("--eval-dataset", nargs="+", metavar="D", help="rows to measure on, likewise")
+    train.add_argument("--eval-dataset", nargs="+", metavar="D", help=f"rows to measure on: {rows}")
     train.add_argument("--output-dir", metavar="DIR", help="where the model goes", **need)
     train.add_argument("--epochs", type=above_zero, default=3.0, metavar="N", help="passes over the rows")
     train.add_argument(
-        "--learning-rate", type=above_zero, metavar="LR", help="at its highest; None: 1e-5, or 1e-4 for a LoRA"
+        "--learning-rate", type=above_zero, metavar="LR", help="peak value; None: 1e-5, or 1e-4 for a LoRA"
     )
-    train.add_argument("--batch-size", type=positive, default=8, metavar="N", help="rows on a device at a time")
-    train.add_argument("--accumulate", type=positive, default=1, metavar="N", help="batches to an optimizer step")
-    train.add_argument("--max-length", type=positive, metavar="N", help="tokens of a row; None: the model's context")
+    train.add_argument("--batch-size", type=positive, default=8, metavar="N", help="rows per batch and device")
+    train.add_argument("--accumulate", type=positive, default=1, metavar="N", help="batches per optimizer step")
     train.add_argument(
-        "--separator", type=unescaped, default=r"\n", metavar="TEXT", help="what stands behind each step"
+        "--max-length", type=positive, metavar="N", help="largest row, in tokens; None: the model's context"
     )
+    train.add_argument("--separator", type=unescaped, default=r"\n", metavar="TEXT", help="the text after each step")
     train.add_argument("--neutral-label", type=share, default=1.0, metavar="P", help="label of PRM800K's rating 0")
     train.add_argument("--lora-r", type=positive, metavar="R", help="train a LoRA of this rank, and merge it")
     train.add_argument("--seed", type=seed, default=0, help="seed of the new head and the order of rows")
-    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
     train.add_argument("--report-to", default="none", metavar="NAME", help="wandb, trackio, tensorboard")
     train.set_defaults(run=run)
 
@@ -57,8 +57,8 @@ def run(parsed: argparse.Namespace) -> int:
         separator = annotated_separator(source)
         if separator not in (None, parsed.separator):
             print(
-                f"Warning: the steps of {source} were annotated between {separator!r}, and are trained with "
-                f"{parsed.separator!r} behind each: a policy that writes {separator!r} will be scored as one step "
+                f"Warning: {separator!r} separates the annotated steps of {source}, but the model is trained with "
+                f"{parsed.separator!r} after each step. It would score responses with {separator!r} as one step "
                 "(--separator).",
                 file=sys.stderr,
             )

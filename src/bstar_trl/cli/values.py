@@ -1,4 +1,4 @@
-"""Types of arguments."""
+"""Types of command-line arguments."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def unescaped(text: str) -> str:
-    r"""`\n` and `\t` as typed in a shell."""
+    r"""The text with a typed `\n` or `\t` turned into a line break or tab."""
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def option(text: str) -> tuple[str, Any]:
-    """`name=value`, the value as JSON where it is that, else as text."""
+    """`name=value`; the value is read as JSON, or else as text."""
     name, equals, value = text.partition("=")
     if not name.isidentifier() or not equals:
         raise argparse.ArgumentTypeError(f"must be like max_model_len=4096, got {text!r}")

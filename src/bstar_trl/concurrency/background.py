@@ -1,7 +1,7 @@
-"""Work beside the main thread that never holds up the end of a run: daemon threads, and futures for what they do.
+"""Work on daemon threads, with futures for the results.
 
-The executors of the standard library are joined when the interpreter ends, so a reward that hangs would keep an
-interrupted run from ending.
+The interpreter joins the standard library's executors when it ends, so a hanging reward would keep an interrupted run
+alive; it does not wait for daemon threads.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
-CLOSING_SECONDS = 2.0  # how long coroutines get to clean up once they are cancelled
+CLOSING_SECONDS = 2.0  # time for cancelled coroutines to clean up
 
 
 class BackgroundThread:
-    """One daemon thread that runs what is submitted, in order; it starts with the first call."""
+    """One daemon thread that runs submitted calls in order; it starts with the first call."""
 
     def __init__(self, name: str):
         self.name = name
@@ -25,7 +25,7 @@ class BackgroundThread:
         self._thread: threading.Thread | None = None
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        """Queue a call; its future holds what it returns or raises."""
+        """Queue a call; the future holds its result or its error."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, args=(self._queue,), name=self.name, daemon=True)
             self._thread.start()
@@ -34,7 +34,7 @@ class BackgroundThread:
         return future
 
     def close(self) -> None:
-        """Let the thread end once it has done what is queued; a later call starts another one."""
+        """Let the thread end after the queued calls; a later call starts another thread."""
         if self._thread is not None:
             self._queue.put(None)
             self._queue, self._thread = queue.SimpleQueue(), None
@@ -46,26 +46,28 @@ class BackgroundThread:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(call())
-                except BaseException as error:  # not swallowed: the future raises it where it is asked for
+                except BaseException as error:  # `future.result()` raises it again
                     future.set_exception(error)
 
 
 class BackgroundLoop:
-    """One event loop on a daemon thread: clients keep their connections, and it works where a loop already runs."""
+    """One event loop on a daemon thread. Clients keep their connections between calls, and the main thread may run an
+    event loop of its own.
+    """
 
     def __init__(self, name: str):
         self.name = name
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def submit(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
-        """Start a coroutine; its future holds what it returns or raises."""
+        """Start a coroutine; the future holds its result or its error."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._run, args=(self._loop,), name=self.name, daemon=True).start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
-        """Cancel what is under way and end the loop; a later call starts another one."""
+        """Cancel the running coroutines and end the loop; a later call starts another loop."""
         if self._loop is None:
             return
         loop, self._loop = self._loop, None
@@ -73,7 +75,7 @@ class BackgroundLoop:
         try:
             ended.result(CLOSING_SECONDS)
         except TimeoutError:
-            return  # a coroutine that blocks its loop: nothing can be done but to leave its daemon thread behind
+            return  # a coroutine blocks the loop; its daemon thread ends with the interpreter
         loop.call_soon_threadsafe(loop.stop)
 
     @staticmethod

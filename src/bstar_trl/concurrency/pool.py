@@ -1,4 +1,4 @@
-"""A pool of processes that are lent to one task at a time, and killed when they misbehave or are worn out."""
+"""A pool that lends each process to one task at a time, and kills a process after a failure or at its retirement."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Member(Protocol):
-    """A process of the pool. It belongs to one thread at a time."""
+    """A process of the pool. One thread at a time uses it."""
 
-    retired: bool  # not to be lent again
+    retired: bool  # the pool does not lend it again
 
     def usable(self) -> bool:
-        """Whether it still runs."""
+        """Whether the process still runs."""
 
     def end(self) -> None:
-        """Kill it, wait until it is gone, and remove what it holds."""
+        """Kill the process, wait for its end, and remove its files and pipes."""
 
     def forget(self) -> None:
-        """In a forked child: let go of the parent's process without touching it."""
+        """In a forked child: release the handles of the parent's process, and leave the process alone."""
 
 
 M = TypeVar("M", bound=Member)
 
 
 class ProcessPool(Generic[M]):
-    """Members start when they are needed and stay until `close`. Safe to use from any thread, and after a fork.
+    """Starts members when they are needed and keeps them until `close`. Any thread may use it, also after a fork.
 
     Args:
-        start: starts a member. It enters the member into the set it is given as soon as there is a process, so that
-            nothing outlives this interpreter; and takes it out should the start fail.
-        places (`int`): members lent at once, at most; further tasks wait.
-        kept (`int`, *optional*): idle members kept, at most; None: as many as there are places.
+        start: starts a member. It adds the member to the set passed to it as soon as the process runs, so that no
+            process outlives this interpreter, and removes it again if the start fails.
+        places (`int`): largest number of members lent at once; further tasks wait.
+        kept (`int`, *optional*): largest number of idle members; None: `places`.
     """
 
     def __init__(self, start: Callable[[set[M]], M], places: int, kept: int | None = None):
@@ -45,7 +45,7 @@ class ProcessPool(Generic[M]):
         self._prepare()
 
     def claim(self) -> None:
-        """After a fork start anew: the members, and whoever held the locks, stayed with the parent."""
+        """In a forked child, reset the pool: its members and the holders of its locks belong to the parent."""
         if self._owner != os.getpid():
             self._finalizer.detach()
             for member in self._alive:
@@ -54,12 +54,12 @@ class ProcessPool(Generic[M]):
 
     @contextmanager
     def lend(self, *, fresh: bool = False) -> Iterator[M]:
-        """A member for one task; with `fresh` a newly started one."""
+        """Lend a member for one task; `fresh` demands a new one."""
         self.claim()
         with self._places:
             with self._lock:
                 member = self._idle.pop() if self._idle else None
-                generation = self._generation
+                num_closed = self._num_closed
             if member is not None and (fresh or not member.usable()):
                 self._end(member)
                 member = None
@@ -67,23 +67,23 @@ class ProcessPool(Generic[M]):
                 member = self._start(self._alive)
             try:
                 yield member
-            except BaseException:  # a Ctrl-C too: a member in the middle of something is not used again
+            except BaseException:  # Ctrl-C too: an interrupted member is in an unknown state
                 self._end(member)
                 raise
             with self._lock:
-                keep = generation == self._generation and not member.retired and len(self._idle) < self._kept
+                keep = num_closed == self._num_closed and not member.retired and len(self._idle) < self._kept
                 if keep:
                     self._idle.append(member)
             if not keep:
                 self._end(member)
 
     def close(self) -> None:
-        """End the members; those in the middle of a task for another thread end with it."""
+        """End the idle members; a member in use by another thread ends after its task."""
         self.claim()
         with self._lock:
             idle = self._idle.copy()
             self._idle.clear()
-            self._generation += 1
+            self._num_closed += 1
         for member in idle:
             self._end(member)
 
@@ -93,7 +93,7 @@ class ProcessPool(Generic[M]):
         self._places = threading.BoundedSemaphore(self._number)
         self._idle: list[M] = []
         self._alive: set[M] = set()
-        self._generation = 0
+        self._num_closed = 0
         self._finalizer = weakref.finalize(self, _end_all, self._alive, self._owner)
 
     def _end(self, member: M) -> None:

@@ -1,24 +1,26 @@
-"""Sampling without a trainer: a list of jobs in, samples out, with transformers or vLLM.
+"""Engines sample responses without a trainer: they take jobs and yield samples, with transformers or vLLM.
 
-The pieces that sampling from a policy under training needs too (padding, a temperature of each row's own, where a
-response ends) live here, and `generation.py` builds on them.
+`training` samples from a policy under training with the same parts: padding, one temperature per row, where a response
+ends.
 """
 
-from .jobs import Engine, Job, Sampled, TextEngine, checked_tokenizer, job_seed, prompt_ids
-from .with_transformers import ModelSampler, TransformersEngine, eos_token_ids
-from .with_vllm import VLLMEngine, vllm_sample
+from .jobs import Engine, Job, Sample, TextEngine, checked_tokenizer, job_seed, prompt_ids
+from .padding import pad_rows
+from .with_transformers import Decoder, TransformersEngine, eos_token_ids
+from .with_vllm import VLLMEngine, as_sample
 
 __all__ = [
+    "Decoder",
     "Engine",
     "Job",
-    "ModelSampler",
-    "Sampled",
+    "Sample",
     "TextEngine",
     "TransformersEngine",
     "VLLMEngine",
+    "as_sample",
     "checked_tokenizer",
     "eos_token_ids",
     "job_seed",
+    "pad_rows",
     "prompt_ids",
-    "vllm_sample",
 ]

@@ -1,4 +1,4 @@
-"""What every engine works on: jobs and samples; and the small things they agree about: prompts, ends, seeds."""
+"""Jobs and samples, which every engine works on, and what all engines share: prompts, EOS tokens, seeds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from trl.data_utils import is_conversational
 
 from ..errors import ConfigurationError
 
-# Whatever the model's own generation config says: the policy's distribution at a temperature, and nothing else.
-PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+# Overrides the model's own generation config, so that only the temperature changes the policy's distribution.
+UNFILTERED = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,11 @@ class Job:
     """One sample to draw.
 
     Args:
-        prompt_ids (`Sequence[int]`): what it continues: the prompt's tokens, and those of a response begun already.
+        prompt_ids (`Sequence[int]`): the tokens to continue: the prompt, and the beginning of a response if there is
+            one.
         temperature (`float`): 0 means greedy.
         seed (`int`): below 2^63.
-        max_new_tokens (`int`, *optional*): its length at most, EOS included; None: what its engine was made with.
+        max_new_tokens (`int`, *optional*): largest length of the sample, EOS included; None: the engine's default.
     """
 
     prompt_ids: Sequence[int]
@@ -33,21 +34,21 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """What an engine returns for a job: `ended` where EOS or a stop string ended it (EOS then stands last)."""
+class Sample:
+    """An engine's result for one job. `ended`: EOS or a stop string ended the sample; its last token is then EOS."""
 
     token_ids: list[int]
     ended: bool
 
 
 class Engine(Protocol):
-    """Runs jobs chunk by chunk; yields the positions of a chunk's jobs and what was sampled for them."""
+    """Runs jobs chunk by chunk; yields the positions of a chunk's jobs and their samples."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]: ...
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sample]]]: ...
 
 
 class TextEngine(Engine, Protocol):
-    """An engine that stands by itself: it knows its tokenizer, and its stop strings."""
+    """An engine with its own tokenizer and stop strings, so that its samples can be decoded."""
 
     tokenizer: Any
     stop: tuple[str, ...]
@@ -55,7 +56,7 @@ class TextEngine(Engine, Protocol):
 
 
 def prompt_ids(tokenizer: Any, prompts: Sequence[Any], **template_kwargs: Any) -> list[list[int]]:
-    """Token ids of prompts: texts as they stand, messages through the chat template."""
+    """Token ids of prompts: texts unchanged, messages through the chat template."""
     if not prompts:
         return []
     if is_conversational({"prompt": prompts[0]}):
@@ -69,26 +70,37 @@ def prompt_ids(tokenizer: Any, prompts: Sequence[Any], **template_kwargs: Any) -
 
 
 def checked_tokenizer(tokenizer: Any) -> Any:
-    """The tokenizer, which has an EOS token.
+    """Return the tokenizer.
 
     Raises:
-        ConfigurationError: it has none.
+        ConfigurationError: the tokenizer has no EOS token.
     """
     if tokenizer.eos_token_id is None:
         raise ConfigurationError("the tokenizer needs an EOS token: without one no response can end by itself")
     return tokenizer
 
 
+def checked_stop(stop: Sequence[str]) -> tuple[str, ...]:
+    """Return the stop strings.
+
+    Raises:
+        ConfigurationError: a stop string is empty.
+    """
+    if "" in stop:
+        raise ConfigurationError("stop must be texts of at least one character, got an empty one")
+    return tuple(stop)
+
+
 def as_list(token_ids: int | Sequence[int] | None) -> list[int]:
-    """What transformers' configs hold for one token, several or none, as a list."""
+    """Token ids as a list; transformers' configs hold one id, several, or None."""
     return [] if token_ids is None else [token_ids] if isinstance(token_ids, int) else list(token_ids)
 
 
 def mixed(numbers: Iterable[int]) -> int:
-    """One number of 32 bits that depends on all of these."""
+    """A 32-bit number that depends on all of `numbers`."""
     return int(np.random.SeedSequence(list(numbers)).generate_state(1)[0])
 
 
 def job_seed(*numbers: int) -> int:
-    """The seed of a job from what tells it from others."""
-    return mixed(numbers) >> 1  # vLLM takes 63 bits, its HTTP server 32
+    """A job's seed from the numbers that identify the job."""
+    return mixed(numbers) >> 1  # 31 bits: vLLM takes signed 64-bit seeds, its HTTP server signed 32-bit ones

@@ -1,4 +1,4 @@
-"""Sampling with `model.generate`: what an engine and the policy under training have in common, and the engine."""
+"""Sampling with `model.generate`: `TransformersEngine`, and `Decoder`, which the policy under training uses too."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ from transformers import (
 )
 
 from ..errors import ConfigurationError
-from .jobs import PLAIN, Job, Sampled, as_list, checked_tokenizer, mixed
+from .jobs import UNFILTERED, Job, Sample, as_list, checked_stop, checked_tokenizer, mixed
+from .padding import pad_rows
 
-GREEDY = {"top_p": 1.0, "top_k": 50}  # transformers' defaults: it warns of any other beside a greedy search
+# transformers' defaults; it warns about any other value in a greedy search
+GREEDY_DEFAULTS = {"top_p": 1.0, "top_k": 50}
 
 
 class TransformersEngine:
-    """`model.generate` on one device, in chunks of jobs of like length.
+    """Samples with `model.generate` on one device, in chunks of jobs with prompts of similar length.
 
-    Equal jobs give equal samples as long as `batch_size` is the same: a chunk's rows share a seeded generator.
+    Equal lists of jobs give equal samples as long as `batch_size` is the same: the rows of a chunk share one seeded
+    generator.
 
     Args:
-        model (`str` or `PreTrainedModel`): an id or a folder, loaded in its own precision onto the GPU if there is
-            one; or the model itself, which stays where it is.
-        tokenizer (*optional*): None: the one that stands beside the model.
+        model (`str` or `PreTrainedModel`): a Hub id or a folder, loaded in its own precision onto the GPU if there is
+            one; or a loaded model, which stays on its device.
+        tokenizer (*optional*): None: the tokenizer saved with the model.
         batch_size (`int`): samples drawn at once.
-        stop (`Sequence[str]`): strings that end a response, beside EOS.
-        max_new_tokens (`int`): length of a sample at most, where its job does not say.
+        stop (`Sequence[str]`): strings that end a response, as EOS does.
+        max_new_tokens (`int`): largest length of a sample whose job sets none.
 
     Raises:
-        ConfigurationError: the model cannot be loaded or is no causal one, its tokenizer has no EOS, an empty stop
-            string.
+        ConfigurationError: the model cannot be loaded or is not a causal language model, its tokenizer has no EOS, or
+            a stop string is empty.
     """
 
     def __init__(
@@ -50,8 +53,7 @@ class TransformersEngine:
     ):
         if batch_size < 1:
             raise ConfigurationError(f"batch_size must be at least 1, got {batch_size}")
-        if "" in stop:
-            raise ConfigurationError("stop must be texts of at least one character, got an empty one")
+        self.stop = checked_stop(stop)
         name = model if isinstance(model, str) else model.name_or_path
         missing: list[str] = []
         try:
@@ -71,27 +73,27 @@ class TransformersEngine:
         self.tokenizer = checked_tokenizer(tokenizer)
         self.model = model
         self.batch_size = batch_size
-        self.stop = tuple(stop)
         self.max_length: int | None = getattr(model.config, "max_position_embeddings", None)
-        kwargs = PLAIN | {"max_new_tokens": max_new_tokens} | ({"stop_strings": list(stop)} if stop else {})
-        self._sampler = ModelSampler(self.tokenizer, kwargs, eos_token_ids(self.tokenizer, model))
+        kwargs = UNFILTERED | {"max_new_tokens": max_new_tokens} | ({"stop_strings": list(stop)} if stop else {})
+        self._decoder = Decoder(self.tokenizer, kwargs, eos_token_ids(self.tokenizer, model))
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
-        """Samples, chunk by chunk; the model's mode and the global random state are left as they were."""
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sample]]]:
+        """Sample chunk by chunk; the model's mode and the global random state do not change."""
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.no_grad():
-                yield from self._sampler.run(self.model, jobs, self.batch_size)
+                yield from self._decoder.run(self.model, jobs, self.batch_size)
         finally:
             self.model.train(was_training)
 
 
-class ModelSampler:
-    """`model.generate` for jobs: padding on the left, a temperature and a length for each row, and where rows end.
+class Decoder:
+    """Runs jobs through `model.generate`: pads prompts on the left, gives each row its own temperature and length
+    limit, and cuts rows where their responses end.
 
     Args:
-        tokenizer: with EOS; padding is done with its PAD, or else its EOS.
+        tokenizer: has EOS; rows are padded with its PAD token, or with EOS if it has no PAD.
         kwargs (`Mapping`): fields of `GenerationConfig` that hold for every job, `max_new_tokens` among them.
         eos_token_ids (`Sequence[int]`): every token that ends a response.
     """
@@ -108,78 +110,71 @@ class ModelSampler:
         stop = self.kwargs.get("stop_strings") or []
         self.stop_strings: list[str] = [stop] if isinstance(stop, str) else list(stop)
 
-    def run(self, model: Any, jobs: Sequence[Job], chunk_size: int) -> Iterator[tuple[list[int], list[Sampled]]]:
-        """Chunk by chunk; several temperatures share a chunk."""
+    def run(self, model: Any, jobs: Sequence[Job], chunk_size: int) -> Iterator[tuple[list[int], list[Sample]]]:
+        """Sample chunk by chunk; jobs of different temperatures share a chunk."""
         for greedy in (False, True):
             positions = [index for index, job in enumerate(jobs) if (job.temperature == 0) == greedy]
-            # Prompts of like length share a chunk; `sorted` is stable, so the order is the same every time.
+            # Prompts of similar length share a chunk; `sorted` is stable, so the order is the same every time.
             positions = sorted(positions, key=lambda index: len(jobs[index].prompt_ids))
             for start in range(0, len(positions), chunk_size):
                 chunk = positions[start : start + chunk_size]
                 yield chunk, self._generate(model, [jobs[index] for index in chunk], greedy)
 
-    def _generate(self, model: Any, jobs: Sequence[Job], greedy: bool) -> list[Sampled]:
+    def _generate(self, model: Any, jobs: Sequence[Job], greedy: bool) -> list[Sample]:
         device = model.device
-        width = max(len(job.prompt_ids) for job in jobs)
-        input_ids = torch.full((len(jobs), width), self.pad_token_id)
-        attention_mask = torch.zeros_like(input_ids)
-        for row, job in enumerate(jobs):
-            input_ids[row, width - len(job.prompt_ids) :] = torch.tensor(job.prompt_ids)
-            attention_mask[row, width - len(job.prompt_ids) :] = 1
-        ours: dict[str, Any] = {"do_sample": not greedy, "temperature": 1.0} | (GREEDY if greedy else {})
+        input_ids_BT, mask_BT = pad_rows([job.prompt_ids for job in jobs], self.pad_token_id, "left")
         limits: list[int] = [job.max_new_tokens or self.kwargs["max_new_tokens"] for job in jobs]
-        ours["max_new_tokens"] = max(limits)
-        config = GenerationConfig(**(self.kwargs | ours), disable_compile=True)
+        fixed: dict[str, Any] = {"do_sample": not greedy, "temperature": 1.0, "max_new_tokens": max(limits)}
+        fixed |= GREEDY_DEFAULTS if greedy else {}
+        config = GenerationConfig(**(self.kwargs | fixed), disable_compile=True)
         processors = LogitsProcessorList()
         if not greedy:
             processors.append(RowTemperature([job.temperature for job in jobs], config.num_beams or 1, device))
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(mixed([job.seed for job in jobs]))
             output = model.generate(
-                input_ids=input_ids.to(device),
-                attention_mask=attention_mask.to(device),
+                input_ids=input_ids_BT.to(device),
+                attention_mask=mask_BT.to(device),
                 generation_config=config,
                 logits_processor=processors,
                 **({"tokenizer": self.tokenizer} if self.stop_strings else {}),
             )
-        return self._cut([job.prompt_ids for job in jobs], output[:, width:].cpu().numpy(), np.array(limits))
+        token_ids_BT = output[:, input_ids_BT.shape[1] :].cpu().numpy()
+        return self._cut([job.prompt_ids for job in jobs], token_ids_BT, np.array(limits))
 
-    def _cut(
-        self, prompts_B: Sequence[Sequence[int]], token_ids_BT: np.ndarray, limits_B: np.ndarray
-    ) -> list[Sampled]:
-        """Each row up to its end, or its own limit; what follows is padding, or nobody's."""
+    def _cut(self, prompts_B: Sequence[Sequence[int]], token_ids_BT: np.ndarray, limits_B: np.ndarray) -> list[Sample]:
+        """Each row up to its end or its own limit; the tokens after that are padding, or past the limit."""
         is_eos_BT = np.isin(token_ids_BT, self.eos_token_ids)
         ends_B = np.where(is_eos_BT.any(axis=1), is_eos_BT.argmax(axis=1) + 1, token_ids_BT.shape[1] + 1)
         has_eos_B = ends_B <= np.minimum(limits_B, token_ids_BT.shape[1])
         ends_B = np.minimum(ends_B, limits_B)
         rows = [row[:end].tolist() for row, end in zip(token_ids_BT, ends_B, strict=True)]
         return [
-            Sampled(row, True) if has_eos else self._cut_at_stop_string(prompt, row)
+            Sample(row, True) if has_eos else self._cut_at_stop_string(prompt, row)
             for prompt, row, has_eos in zip(prompts_B, rows, np.asarray(has_eos_B).tolist(), strict=True)
         ]
 
-    def _cut_at_stop_string(self, prompt_ids: Sequence[int], row: list[int]) -> Sampled:
-        """A row without EOS: cut off at the length limit, or ended by a stop string, after which it was padded.
-
-        As transformers sees it, a stop string may begin in the prompt.
+    def _cut_at_stop_string(self, prompt_ids: Sequence[int], row: list[int]) -> Sample:
+        """The sample of a row without EOS: either the length limit cut it off, or a stop string ended it and padding
+        follows. transformers also stops at a stop string that begins in the prompt.
         """
         if not self.stop_strings:
-            return Sampled(row, False)
+            return Sample(row, False)
         while row and row[-1] == self.pad_token_id:
             row.pop()
-        # The last token may hold more than the stop string's end, so look for it anywhere: any earlier one would
-        # have ended the row before.
+        # Characters may follow the stop string within the last token, so search the whole text. An earlier stop
+        # string would have ended the row earlier.
         begun = list(prompt_ids[-max(map(len, self.stop_strings)) :])
         border, text = len(self.tokenizer.decode(begun)), self.tokenizer.decode([*begun, *row])
         if any(text.find(stop, max(0, border - len(stop) + 1)) >= 0 for stop in self.stop_strings):
-            return Sampled([*row, self.tokenizer.eos_token_id], True)
-        return Sampled(row, False)
+            return Sample([*row, self.tokenizer.eos_token_id], True)
+        return Sample(row, False)
 
 
 class RowTemperature(LogitsProcessor):
-    """Divides each row's logits by its own temperature, before top-k, top-p and min-p look at them.
+    """Divides each row's logits by the row's temperature, before top-k, top-p and min-p filter them.
 
-    Beam sampling holds the beams of a row side by side.
+    In beam sampling the beams of a row are neighbours.
     """
 
     def __init__(self, temperatures_B: Sequence[float], num_beams: int, device: torch.device):
@@ -190,6 +185,6 @@ class RowTemperature(LogitsProcessor):
 
 
 def eos_token_ids(tokenizer: Any, model: Any) -> list[int]:
-    """Every token that ends a response: the tokenizer's EOS, first, and whatever else the model declares."""
+    """Every token that ends a response: first the tokenizer's EOS, then the others that the model declares."""
     declared = as_list(model.generation_config.eos_token_id)
     return [tokenizer.eos_token_id, *(token for token in declared if token != tokenizer.eos_token_id)]

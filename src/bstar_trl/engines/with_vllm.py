@@ -1,26 +1,26 @@
-"""Sampling with vLLM in this process, and how its samples end."""
+"""Sampling with vLLM in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import ConfigurationError, MissingDependencyError
-from .jobs import PLAIN, Job, Sampled, as_list, checked_tokenizer
+from ..errors import MissingDependencyError
+from .jobs import UNFILTERED, Job, Sample, as_list, checked_stop, checked_tokenizer
 
 
 class VLLMEngine:
-    """vLLM in this process. Prompts that begin alike share their prefill (automatic prefix caching).
+    """Samples with vLLM in this process. Prompts with a common beginning share its prefill (automatic prefix caching).
 
     Args:
-        model (`str`): an id or a folder.
-        stop (`Sequence[str]`): strings that end a response, beside EOS.
-        batch_size (`int`): jobs handed over at once; vLLM decides itself how many of them run together.
-        max_new_tokens (`int`): length of a sample at most, where its job does not say.
+        model (`str`): a Hub id or a folder.
+        stop (`Sequence[str]`): strings that end a response, as EOS does.
+        batch_size (`int`): jobs submitted at once; vLLM decides how many of them run together.
+        max_new_tokens (`int`): largest length of a sample whose job sets none.
         **llm_kwargs: passed on to `vllm.LLM`: `max_model_len`, `gpu_memory_utilization`, `tensor_parallel_size`, ...
 
     Raises:
-        ConfigurationError: an empty stop string.
+        ConfigurationError: a stop string is empty, or the tokenizer has no EOS.
         MissingDependencyError: vLLM is not installed.
     """
 
@@ -33,8 +33,7 @@ class VLLMEngine:
         max_new_tokens: int = 1024,
         **llm_kwargs: Any,
     ):
-        if "" in stop:
-            raise ConfigurationError("stop must be texts of at least one character, got an empty one")
+        self.stop = checked_stop(stop)
         try:
             from vllm import LLM
         except ImportError as error:
@@ -43,18 +42,17 @@ class VLLMEngine:
             ) from error
         self._llm = LLM(model=model, **{"enable_prefix_caching": True, **llm_kwargs})
         self.tokenizer = checked_tokenizer(self._llm.get_tokenizer())
-        self.stop = tuple(stop)
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self.max_length: int | None = self._llm.llm_engine.model_config.max_model_len
         declared = self._llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
         self._eos_token_ids = [self.tokenizer.eos_token_id, *as_list(declared)]
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
-        """Samples, `batch_size` jobs at a time."""
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sample]]]:
+        """Sample, `batch_size` jobs at a time."""
         from vllm import SamplingParams
 
-        fixed: dict[str, Any] = PLAIN | ({"stop": list(self.stop)} if self.stop else {})
+        fixed: dict[str, Any] = UNFILTERED | ({"stop": list(self.stop)} if self.stop else {})
         for start in range(0, len(jobs), self.batch_size):
             chunk = jobs[start : start + self.batch_size]
             outputs = self._llm.generate(
@@ -73,15 +71,15 @@ class VLLMEngine:
             yield (
                 list(range(start, start + len(chunk))),
                 [
-                    vllm_sample(item.outputs[0].token_ids, item.outputs[0].finish_reason, self._eos_token_ids)
+                    as_sample(item.outputs[0].token_ids, item.outputs[0].finish_reason, self._eos_token_ids)
                     for item in outputs
                 ],
             )
 
 
-def vllm_sample(token_ids: Sequence[int], finish_reason: str | None, eos_token_ids: Sequence[int]) -> Sampled:
-    """What vLLM returned for a job; EOS is appended where a stop string, or a stop token that is none, ended it."""
+def as_sample(token_ids: Sequence[int], finish_reason: str | None, eos_token_ids: Sequence[int]) -> Sample:
+    """vLLM's output for a job as a sample; after a stop string, or a stop token other than EOS, EOS is appended."""
     tokens, ended = list(token_ids), finish_reason == "stop"
     if ended and (not tokens or tokens[-1] not in eos_token_ids):
         tokens.append(eos_token_ids[0])
-    return Sampled(tokens, ended)
+    return Sample(tokens, ended)

@@ -1,1 +1,1 @@
-"""Process reward models: where public ones read their step scores, loading them, and scoring responses."""
+"""Process reward models: the layouts of the public families, loading a model, and scoring steps with it."""

@@ -1,8 +1,8 @@
-"""How the public families of process reward models are read: where the steps lie among the tokens, and which two of
-the model's outputs there say *right* and *wrong*.
+"""The public families of process reward models: where their steps lie among the tokens, and which two of the model's
+outputs mean *right* and *wrong*.
 
-A step's probability of being right is the softmax over these two. A family is a small frozen dataclass; its options
-are for models of the same make with another tag.
+A step's probability of being right is the softmax over these two outputs. Each family is a small frozen dataclass;
+change its options for a model of that family with other tags.
 """
 
 from __future__ import annotations
@@ -12,52 +12,45 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from ..errors import ConfigurationError
-from .layout import SEPARATOR, lay_out_steps
-
-
-class Layout(NamedTuple):
-    """One response as the model reads it: token ids, and per step the position whose output judges it, ascending."""
-
-    token_ids: list[int]
-    positions: list[int]
+from .steps import SEPARATOR, Layout, lay_out_steps
 
 
 class StepFormat(ABC):
     """A family of process reward models.
 
     Attributes:
-        auto_class (`str`): the class of transformers that loads it.
-        split (`str`): what separates two steps of a response, unless the user says otherwise.
+        auto_class (`str`): name of the transformers class that loads the model.
+        split (`str`): the text between two steps of a response, unless the user sets another one.
     """
 
     auto_class: ClassVar[str]
     split: str
 
     def cleaner(self, tokenizer: Any) -> Callable[[str], str]:
-        """What is left of a text for the model to read: nothing where a step holds but marks of the family."""
+        """A function that removes the family's own marks from a text; a step that holds only marks becomes empty."""
         return str.strip
 
     @abstractmethod
     def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
-        """Questions and the steps of a response to each, at least one, as token ids and positions."""
+        """Lay out one response per question; every response has at least one step."""
 
     @abstractmethod
     def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
-        """Which of the model's outputs say *wrong* and *right*.
+        """The indices of the model's outputs for *wrong* and *right*.
 
         Raises:
-            ConfigurationError: tokenizer or configuration are not of this family.
+            ConfigurationError: the tokenizer or the configuration does not belong to this family.
         """
 
 
 @dataclass(frozen=True)
 class TokenClassification(StepFormat):
-    """A token classifier with two classes, the second for *right*; TRL's format of process reward models.
+    """TRL's format of process reward models: a token classifier with two classes, the second for *right*.
 
-    The label stands on the last token of the separator that follows each step (see `layout`).
+    The last token of the separator after each step bears the label (see `lay_out_steps`).
     """
 
     separator: str = SEPARATOR
@@ -65,13 +58,13 @@ class TokenClassification(StepFormat):
 
     @property
     def split(self) -> str:  # type: ignore[override]
-        """Responses are split where training data was joined."""
+        """Responses are split at the separator that joined the steps in training."""
         return self.separator
 
     def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
         known = _Tokenized(tokenizer, {self.separator, *questions, *(step for part in steps for step in part)})
         return [
-            Layout(*lay_out_steps(known, question, part, separator=self.separator))
+            lay_out_steps(known, question, part, separator=self.separator)
             for question, part in zip(questions, steps, strict=True)
         ]
 
@@ -87,7 +80,7 @@ class TokenClassification(StepFormat):
 
 @dataclass(frozen=True)
 class MathShepherd(StepFormat):
-    """peiyi9979/math-shepherd-mistral-7b-prm: a causal model that says `+` or `-` at the tag which ends each step.
+    """peiyi9979/math-shepherd-mistral-7b-prm: a causal model that predicts `+` or `-` at the tag after each step.
 
     The text is `question step ки\\nstep ки`; the outputs are read at the tag itself.
     """
@@ -99,7 +92,8 @@ class MathShepherd(StepFormat):
     auto_class = "AutoModelForCausalLM"
 
     def cleaner(self, tokenizer: Any) -> Callable[[str], str]:
-        return _cleaner(tokenizer, rf"(?<!\w){re.escape(self.tag)}(?!\w)")  # a word by itself: it is one of some
+        # The tag only as a whole word: "ки" also ends Russian words.
+        return _cleaner(tokenizer, rf"(?<!\w){re.escape(self.tag)}(?!\w)")
 
     def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
         clean = self.cleaner(tokenizer)
@@ -124,10 +118,10 @@ class MathShepherd(StepFormat):
 
 @dataclass(frozen=True)
 class RLHFlow(StepFormat):
-    """RLHFlow/Llama3.1-8B-PRM-*: a causal model in a conversation whose user gives one step at a time, the first
-    behind the question, and whose assistant answers `+` or `-`.
+    """RLHFlow/Llama3.1-8B-PRM-*: a causal model in a conversation. The user sends one step at a time, the first one
+    after the question; the assistant answers each with `+` or `-`.
 
-    Every answer is laid out as `+`; the outputs are read where it is predicted, one token before.
+    Every answer is laid out as `+`; the outputs are read one token before it, at the position that predicts it.
     """
 
     split: str = "\n\n"
@@ -162,15 +156,15 @@ class RLHFlow(StepFormat):
             )
         for answer in "-+":
             if len(_tokens(tokenizer, answer)) != 1:
-                raise ConfigurationError(f"RLHFlow's {answer!r} must be one token of the tokenizer, and is not")
+                raise ConfigurationError(f"RLHFlow's {answer!r} must be one token, but this tokenizer splits it")
         self.lay_out(tokenizer, ["1 + 1 = ?"], [["1 + 1 = 2", "2"]])
         return _last_token(tokenizer, "-"), _last_token(tokenizer, "+")
 
 
 @dataclass(frozen=True)
 class QwenMath(StepFormat):
-    r"""Qwen/Qwen2.5-Math-PRM-*: a two-class head read at the token `<extra_0>` that ends each step of the assistant's
-    answer; a conversation with a fixed system prompt. The publishers advise to split on blank lines.
+    r"""Qwen/Qwen2.5-Math-PRM-*: a two-class head in a conversation with a fixed system prompt. The token `<extra_0>`
+    ends each step of the assistant's answer; the head is read there. The publishers advise to split on blank lines.
     """
 
     system: str = r"Please reason step by step, and put your final answer within \boxed{}."
@@ -215,14 +209,14 @@ FORMATS: dict[str, Callable[[], StepFormat]] = {
 def find_format(wanted: str | StepFormat, architecture: str, config: Any, tokenizer: Any) -> StepFormat:
     """The family of a model.
 
-    With `"auto"` its architecture decides; of the two families of causal models, RLHFlow's is the one with a chat
-    template. A token classifier's separator is the one its config names (`step_separator`), or a line break.
+    With `"auto"` the architecture decides; a causal model with a chat template belongs to RLHFlow, one without to
+    Math-Shepherd. A token classifier's separator is `step_separator` in its configuration, or else a line break.
 
     Args:
-        wanted (`str` or `StepFormat`): a family by name, with options, or `"auto"`.
-        architecture (`str`): the model's class.
-        config: its configuration.
-        tokenizer: its tokenizer.
+        wanted (`str` or `StepFormat`): a family's name, a family with options, or `"auto"`.
+        architecture (`str`): name of the model's class.
+        config: the model's configuration.
+        tokenizer: the model's tokenizer.
 
     Raises:
         ConfigurationError: an unknown family.
@@ -254,11 +248,11 @@ def _family(architecture: str, tokenizer: Any) -> str:
     return ""
 
 
-_PLACE = "\ue000"  # a character of the private use area, where the assistant's `+` will stand
+_PLACE = "\ue000"  # a private-use character that holds the place of the assistant's `+`
 
 
 class _Tokenized:
-    """A tokenizer for texts known beforehand: each is tokenised once, all in one call."""
+    """A tokenizer for a known set of texts: it tokenises each text once, all in one call."""
 
     def __init__(self, tokenizer: Any, texts: set[str]):
         self.bos_token_id = tokenizer.bos_token_id
@@ -282,12 +276,12 @@ def _occurrences(text: str, mark: str) -> list[int]:
 
 
 def _cleaner(tokenizer: Any, tag: str) -> Callable[[str], str]:
-    """Takes the tag (a pattern) and special tokens out of texts: a response must not write its own marks or turns."""
+    """A function that removes the tag (a pattern) and special tokens, so that no response can write marks or turns."""
     special = {re.escape(token.content) for token in tokenizer.added_tokens_decoder.values() if token.special}
     marks = re.compile("|".join([tag, *sorted(special)]))
 
     def clean(text: str) -> str:
-        while (shorter := marks.sub("", text)) != text:  # what is left may close up to another mark
+        while (shorter := marks.sub("", text)) != text:  # removing one mark may join the text around it to another
             text = shorter
         return text.strip()
 
@@ -306,13 +300,12 @@ def _located(
     """Token ids of each text up to its last mark, and the positions of the tokens that hold its marked characters.
 
     Raises:
-        ConfigurationError: a marked token is not `token_id`: the tokenizer merges the tag with its neighbours; or a
-            text has more marks than steps, or fewer.
+        ConfigurationError: a marked token is not `token_id` (the tokenizer merges the tag with its neighbours), or a
+            text's number of marks differs from its number of steps.
     """
     if not tokenizer.is_fast:
         raise ConfigurationError(
-            f"this format needs a tokenizer that knows which characters its tokens cover (a fast one), got "
-            f"{type(tokenizer).__name__}"
+            f"this format needs a fast tokenizer, which maps characters to tokens, got {type(tokenizer).__name__}"
         )
     encoded = tokenizer(list(texts), add_special_tokens=add_special_tokens)
     layouts = []
@@ -320,7 +313,7 @@ def _located(
         if len(ends) != len(part):
             raise ConfigurationError(
                 f"every step must have one tag, but the text of {len(part)} steps has {len(ends)}: does the chat "
-                f"template, or the system prompt, change or repeat what is said? {texts[row][-200:]!r}"
+                f"template, or the system prompt, change or repeat the messages? {texts[row][-200:]!r}"
             )
         token_ids = encoded["input_ids"][row]
         positions = [encoded.char_to_token(row, end) for end in ends]

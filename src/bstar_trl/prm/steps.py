@@ -1,21 +1,50 @@
-"""A response's steps, and a prompt's text: what a process reward model reads."""
+"""The steps of a response: splitting a text into them, and laying them out as tokens; and the question of a prompt."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import DatasetError
-from .layout import SEPARATOR
 
+SEPARATOR = "\n"
 Split = str | Callable[[str], Sequence[str]]
 
 
-def step_spans(response: str, separator: str = SEPARATOR) -> list[tuple[int, int]]:
-    r"""Where the steps of a response begin and end: the pieces between separators, those of white space left out.
+class Layout(NamedTuple):
+    """A response as a model reads it: token ids, and for each step the position whose output judges it, ascending."""
 
-    For a separator of line breaks alone a break may be `\r\n` as well.
+    token_ids: list[int]
+    positions: list[int]
+
+
+def lay_out_steps(tokenizer: Any, prompt: str, steps: Sequence[str], *, separator: str = SEPARATOR) -> Layout:
+    """Lay out a prompt and the steps of a response as in TRL's stepwise supervision.
+
+    The prompt comes first, then each step and the separator; the last token of the separator bears the step's label.
+    Prompt, steps and separator are tokenised one by one and joined, so that the tokens of a step do not depend on the
+    next step. The tokenizer's BOS, if it has one, stands first. Training and scoring share this function, so a model
+    scores the layout that it was trained on.
+    """
+
+    def tokens(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    token_ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    token_ids += tokens(prompt)
+    separator_ids = tokens(separator)
+    positions = []
+    for step in steps:
+        token_ids += tokens(step) + separator_ids
+        positions.append(len(token_ids) - 1)
+    return Layout(token_ids, positions)
+
+
+def step_spans(response: str, separator: str = SEPARATOR) -> list[tuple[int, int]]:
+    r"""Start and end of each step of a response: the pieces between separators that are not white space alone.
+
+    If the separator consists of line breaks, `\r\n` counts as a line break too.
     """
     pattern = separator.replace("\n", r"\r?\n") if not separator.strip("\n") else re.escape(separator)
     breaks = [match.span() for match in re.finditer(pattern, response)]
@@ -25,11 +54,11 @@ def step_spans(response: str, separator: str = SEPARATOR) -> list[tuple[int, int
 
 
 def split_steps(response: str, split: Split = SEPARATOR) -> list[str]:
-    """The steps of a response, verbatim, without the separators; an empty response has none.
+    """The steps of a response, verbatim, without the separators; an empty response has no steps.
 
     Args:
         response (`str`): the response's text.
-        split (`str` or callable): the text that separates two steps, or a function from a response to its steps.
+        split (`str` or callable): the text between two steps, or a function from a response to its steps.
     """
     if isinstance(split, str):
         return [response[start:end] for start, end in step_spans(response, split)]
@@ -37,10 +66,10 @@ def split_steps(response: str, split: Split = SEPARATOR) -> list[str]:
 
 
 def prompt_text(prompt: Any) -> str:
-    """The text of a prompt in either of TRL's forms: a string as it is; of messages, what the user says last.
+    """The text of a prompt in either of TRL's forms: a string unchanged; of messages, the user's last message.
 
     Raises:
-        DatasetError: messages without a user's, or with a last one that is no text.
+        DatasetError: the messages hold no user message, or the last one is not a text.
     """
     if isinstance(prompt, str):
         return prompt

@@ -1,1 +1,1 @@
-"""Training a process reward model: annotate steps from answers alone, encode them, train, measure."""
+"""Training a process reward model: annotate steps with the help of answers, encode them, train, measure."""

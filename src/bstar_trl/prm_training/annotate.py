@@ -1,19 +1,18 @@
-"""Step labels without annotators, by the method of Math-Shepherd (Wang et al. 2024; B-STaR paper, appendix A.1).
+"""Step labels without human annotators, by the method of Math-Shepherd (Wang et al. 2024; B-STaR paper, appendix A.1).
 
-Solutions are sampled for every query; from the end of every step the rest is sampled several times over, and a step is
-as good as what can still become of it: *hard*, whether any of these completions is right; *soft*, the share that is.
+The engine samples solutions for every query and, from the end of every step, several completions. A step's *hard*
+label says whether any of its completions is right, its *soft* label is the share of right ones.
 
-What is saved, and why the labels stay what they were:
+Three savings leave the distribution of a label, given its solution, as in the plain method:
 
-- Steps that the solutions of a query have in common (all of them up to there, token by token) are completed once. A
-  label's distribution given its solution is that of the plain method; the labels of a common step are one draw.
-- Where only hard labels are wanted, completions are drawn a few at a time, until one is right: whether any of
-  8 is right is known then.
-- The end of a finished solution has nothing left to complete: its last step is labelled by its own answer. The plain
-  method would complete it with nothing, as often, with the same result.
+- Solutions of a query that begin with the same tokens share the completions of their common steps. These steps share
+  one label.
+- For hard labels, completions of a step are drawn a few at a time until one is right, which decides the label.
+- The last step of a finished solution gets its label from the solution's own answer. The plain method would complete
+  it with nothing, with the same result.
 
-What is *not* done: a solution that passes through a step continues it, too, and could count as one of its completions.
-The label of the step would then depend on how that very solution ended.
+A solution also continues each of its own steps, but it does not count as one of their completions: the label of a step
+would then depend on the end of that very solution.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ from ..records import Completion
 from ..rollouts.scoring import Scorer, reward_name
 from .recipe import Annotated, Counts, Recipe
 
-SOLUTION, PREFIX = 0, 1  # what a seed is for
+SOLUTION, PREFIX = 0, 1  # the use of a seed
 
 
 @dataclass(frozen=True)
 class _Response:
-    """A whole response, whether all of it was sampled or the rest of it."""
+    """A whole response: a solution, or a prefix with its completion."""
 
     token_ids: list[int]
     text: str
@@ -49,10 +48,10 @@ class _Response:
 
 @dataclass
 class _Prefix:
-    """The first steps of one or more solutions of a query, and what became of them."""
+    """The first steps of one or more solutions of a query, and the counts of its completions."""
 
     query: int
-    number: int  # within its query
+    number: int  # among the prefixes of its query
     token_ids: tuple[int, ...]
     attempts: int = 0
     successes: int = 0
@@ -67,24 +66,25 @@ def annotate(
     *,
     completer: TextEngine | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Annotated solutions, those of a query one after the other, in the order of the queries.
+    """Yield annotated solutions in the order of the queries.
 
     Args:
         engine: samples the solutions (`TransformersEngine`, `VLLMEngine`).
         rows (`Iterable[Mapping]`): queries: `prompt`, text or messages, and the columns that the verifier needs.
-        verifier: says whether a response is right: a `RewardFn`, or a reward function of TRL's kind.
+        verifier: decides whether a response is right: a `RewardFn`, or a reward function as in TRL.
         recipe (`Recipe`, *optional*): None: the defaults.
         completer (*optional*): samples the completions; None: `engine`. The paper completes with a stronger policy.
 
     Yields:
         `dict`: `prompt` (`str`), `completions` (`list[str]`: the steps) and `labels` (`list[bool]` or `list[float]`),
-        as in TRL's stepwise supervision; and `id` (`str`, *optional*: the query's `id` column, or its place),
-        `correct` (`bool`: the solution's own answer), `ended` (`bool`: it was not cut off; else its unfinished last
-        step is left out), `successes` and `attempts` (`list[int]`: right and sampled completions of each step).
+        as in TRL's stepwise supervision; and `id` (`str`, *optional*: the query's `id` column, or its index),
+        `correct` (`bool`: whether the solution's own answer is right), `ended` (`bool`: whether the solution ended by
+        itself; the unfinished last step of a solution that was cut off is left out), `successes` and `attempts`
+        (`list[int]`: right and sampled completions of each step). A response that was cut off is never right.
 
     Raises:
         DatasetError: a prompt is empty, or leaves no room for a response in the model's context.
-        RewardError: the verifier fails. A response that was cut off is never right, whatever it holds.
+        RewardError: the verifier fails.
     """
     annotator = Annotator(engine, verifier, recipe or Recipe(), completer=completer)
     iterator, first = iter(rows), 0
@@ -108,7 +108,7 @@ class Annotator:
         self._scorer = Scorer([verifier], [reward_name(verifier)], weights=[1.0], verifier=0, tokenizers=[None])
 
     def close(self) -> None:
-        """Let go of what the verifier holds."""
+        """Release the verifier's resources."""
         self._scorer.close()
 
     def annotate(self, rows: Sequence[Mapping[str, Any]], first: int = 0) -> Annotated:
@@ -116,7 +116,7 @@ class Annotator:
 
         Args:
             rows (`Sequence[Mapping]`): queries.
-            first (`int`): the place of the first one in the dataset; seeds and ids depend on it.
+            first (`int`): the index of the first one in the dataset; seeds and ids depend on it.
         """
         recipe = self.recipe
         prompts_N = self.prompt_ids(rows, first)
@@ -136,8 +136,8 @@ class Annotator:
         open_steps: list[list[_Prefix]] = []
         for query, solution in zip(queries, solutions, strict=True):
             spans = step_spans(solution.text, recipe.separator)
-            # A step's prefix reaches up to where the next one begins. The last step of a solution has no next one: it
-            # is the end, or, where the solution was cut off, unfinished.
+            # A step's prefix ends at the start of the next step. The last step has no next one: it ends the solution,
+            # or is unfinished if the solution was cut off.
             found = [self._tokens(solution, start) for start, _ in spans[1:]]
             for tokens in found:
                 if (query, tokens) not in prefixes:
@@ -173,8 +173,8 @@ class Annotator:
         """The prompts' tokens.
 
         Raises:
-            DatasetError: a prompt is missing, empty, too long, neither text nor messages, or without a user's message.
-            ConfigurationError: messages, and the tokenizer has no chat template.
+            DatasetError: a prompt is missing, empty, too long, neither text nor messages, or has no user message.
+            ConfigurationError: a prompt holds messages, and the tokenizer has no chat template.
         """
         prompts = []
         for place, row in enumerate(rows, first):
@@ -185,7 +185,7 @@ class Annotator:
             if not is_text and not is_conversational({"prompt": prompt}):
                 raise DatasetError(f"row {place}: a prompt must be a text or messages, got {prompt!r}")
             try:
-                prompt_text(prompt)  # what the annotated row will hold
+                prompt_text(prompt)  # the annotated row needs it
             except DatasetError as error:
                 raise DatasetError(f"row {place}: {error}") from None
             prompts.append([{"role": "user", "content": prompt}] if is_text and self.recipe.chat else prompt)
@@ -211,7 +211,7 @@ class Annotator:
         prompts_N: Sequence[Sequence[int]],
         prefixes: Sequence[_Prefix],
     ) -> None:
-        """Sample from every prefix as often as its label needs: all prefixes together, round by round."""
+        """Sample as many completions of every prefix as its label needs, all prefixes together, round by round."""
         recipe = self.recipe
         hard = recipe.labels == "hard"
         for size in round_sizes(recipe.completions, early_stop=hard):
@@ -242,14 +242,14 @@ class Annotator:
         jobs: Sequence[Job],
         begun: Sequence[Sequence[int]],
     ) -> list[_Response]:
-        """Sample and judge; the verifier works while the engine goes on. `begun`: a response's tokens so far."""
+        """Sample and verify; the verifier works while the engine samples. `begun`: the tokens before each sample."""
         order: list[int] = []
         responses: list[Completion] = []
         for positions, sampled in engine.run(jobs):
             tokens = [[*begun[place], *item.token_ids] for place, item in zip(positions, sampled, strict=True)]
             texts = engine.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             cut = [_before(engine.stop, text) for text in texts]
-            # A stop string may begin in what was begun and end in what was sampled: an engine sees but one of the two.
+            # A stop string may begin in the prefix and end in the sample; the engine searches only the sample.
             stopped = [
                 item.ended or len(kept) < len(text) for item, kept, text in zip(sampled, cut, texts, strict=True)
             ]
@@ -276,10 +276,7 @@ class Annotator:
         return [found[place] for place in range(len(jobs))]
 
     def _tokens(self, solution: _Response, end: int) -> tuple[int, ...]:
-        """The tokens of the solution's text up to `end`: as they were sampled, unless one of them goes on beyond it.
-
-        Then the text is tokenised anew.
-        """
+        """The tokens of the solution's text up to `end`; a text that ends inside a sampled token is tokenised anew."""
         tokenizer, token_ids, text = self.engine.tokenizer, solution.token_ids, solution.text[:end]
 
         def decoded(count: int) -> str:
@@ -316,10 +313,10 @@ class Annotator:
 
 
 def round_sizes(completions: int, *, early_stop: bool) -> list[int]:
-    """How many completions of an open prefix are drawn at once, one round after the other.
+    """The number of completions of an open prefix in each round.
 
-    As many as were drawn already (1, 1, 2, 4 for 8): half the rounds of drawing one at a time, for few completions
-    more, since what has failed for long goes on failing.
+    With `early_stop` each round draws as many as all rounds before it (1, 1, 2, 4 for 8). That takes half the rounds
+    of drawing one at a time, and few completions more, since a prefix that has failed often rarely succeeds later.
     """
     if not early_stop:
         return [completions]

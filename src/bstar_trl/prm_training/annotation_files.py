@@ -1,7 +1,7 @@
-"""Annotations on disk: a parquet shard for each group of queries, and a manifest of the settings that made them.
+"""Annotations on disk: one parquet shard per group of queries, and a manifest of the settings.
 
-A run that was killed goes on with the groups that have no shard yet. Seeds depend on a query's place alone, so the
-shards are the same as those of a run that nobody disturbed.
+After a kill, a run continues with the groups that have no shard. Seeds depend only on a query's index, so the shards
+equal those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 from tqdm.auto import tqdm
 
 from ..engines import TextEngine
 from ..errors import ConfigurationError
 from .annotate import Annotated, Annotator, Counts, Recipe
 from .data import MANIFEST
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 COUNTS = b"bstar_trl.counts"  # in a shard's metadata
 
@@ -36,15 +34,15 @@ class AnnotationFolder:
     Read them with `load_dataset("parquet", data_files=f"{output_dir}/*.parquet")`.
 
     Args:
-        output_dir (`str` or `Path`): made if it is not there.
+        output_dir (`str` or `Path`): created if it does not exist.
         dataset (`Dataset`): the queries, as [`annotate`] takes them.
         recipe (`Recipe`): how to annotate.
-        settings (`Mapping`): what else the result depends on, ready for JSON: models, engine, verifier. A run is
-            continued with equal ones alone.
+        settings (`Mapping`): everything else that the result depends on, ready for JSON: models, engine, verifier. A
+            run continues only with equal settings.
 
     Raises:
-        ConfigurationError: the folder cannot be made, or holds annotations made with other settings, or other
-            parquet files.
+        ConfigurationError: the folder cannot be created, or holds annotations with other settings, or other parquet
+            files.
     """
 
     def __init__(self, output_dir: str | Path, dataset: Dataset, recipe: Recipe, settings: Mapping[str, Any]):
@@ -66,11 +64,11 @@ class AnnotationFolder:
         found = sorted(self.path.glob("*.parquet"))
         if found and not file.exists():
             raise ConfigurationError(
-                f"{self.path} holds {found[0].name}, but no {MANIFEST} that says how it was made: use another folder"
+                f"{self.path} holds {found[0].name}, but no {MANIFEST} with its settings: use another folder"
             )
         if found:
             _compare(json.loads(file.read_text()), json.loads(json.dumps(manifest)), self.path)
-        else:  # nothing that other settings could be mixed with
+        else:
             _write(file, lambda path: path.write_text(json.dumps(manifest, indent=2) + "\n"))
 
     @property
@@ -83,14 +81,14 @@ class AnnotationFolder:
         return self.path / f"annotated-{group:05d}-of-{self.num_groups:05d}.parquet"
 
     def fill(self, engine: TextEngine, verifier: Any, *, completer: TextEngine | None = None) -> None:
-        """Annotate the groups that are missing. Arguments and errors as in [`annotate`]."""
+        """Annotate the missing groups. Arguments and errors as in [`annotate`]."""
         annotator = Annotator(engine, verifier, self.recipe, completer=completer)
         unfinished = self.unfinished
         size = self.recipe.group_size
         places = {group: range(group * size, min((group + 1) * size, len(self.dataset))) for group in unfinished}
         missing = sum(len(item) for item in places.values())
         try:
-            for group in unfinished:  # before the first sample: a prompt that does not fit
+            for group in unfinished:  # refuses a prompt that does not fit before the first sample
                 annotator.prompt_ids(self._rows(places[group]), places[group].start)
             with tqdm(total=len(self.dataset), initial=len(self.dataset) - missing, unit="query") as bar:
                 for group in unfinished:
@@ -102,7 +100,7 @@ class AnnotationFolder:
             annotator.close()
 
     def counts(self) -> Counts:
-        """What the finished shards took and gave, all together."""
+        """The sums over all finished shards."""
         total = Counts()
         for group in range(self.num_groups):
             if self.shard(group).exists():
@@ -138,7 +136,7 @@ def _schema(recipe: Recipe, counts: Counts) -> pa.Schema:
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """All of a file or nothing: whoever reads it, or goes on after a kill, never meets half of one."""
+    """Write a file at once, so that neither a reader nor a resumed run finds half of it."""
     beside = path.with_name(f".{path.name}.tmp")
     write(beside)
     with beside.open("rb") as file:
@@ -161,6 +159,6 @@ def _compare(there: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> No
     ]
     if different:
         raise ConfigurationError(
-            f"{path} holds annotations made with other settings, and mixing them is refused: {'; '.join(different)}. "
-            "Repeat the settings to go on, or use another folder"
+            f"{path} holds annotations with other settings: {'; '.join(different)}. Repeat its settings to continue, "
+            "or use another folder"
         )

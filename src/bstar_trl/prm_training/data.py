@@ -1,14 +1,14 @@
-"""Solutions whose steps bear labels: reading them, checking them, and turning them into tokens.
+"""Solutions with a label for each step: read them, check them, and tokenise them.
 
 The format is TRL's stepwise supervision: `prompt`, `completions` (the steps) and `labels`, one per step. A label is
-the probability that the step is right: a bool, or a number in [0, 1] as Math-Shepherd's soft estimates are; `None`
-where nobody judged the step. PRM800K's `ratings` (1, 0, -1) are read in their place.
+the probability that the step is right: a bool, a number in [0, 1] such as Math-Shepherd's soft estimates, or `None`
+for a step without a judgement. A column `ratings` in place of `labels` is read as PRM800K's (1, 0, -1).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import Sequence as ListOf
 
 from ..errors import ConfigurationError, DatasetError
-from ..prm.layout import SEPARATOR, lay_out_steps
-from .sources import read_dataset
+from ..prm.steps import SEPARATOR, lay_out_steps
+from .inputs import read_dataset
 
-MANIFEST = "annotation.json"  # beside the shards of an annotation: the settings that made them
-IGNORED = -100.0  # stands for "no label"
+MANIFEST = "annotation.json"  # beside the shards of an annotation; holds its settings
+IGNORED = -100.0  # in place of a missing label
 FEATURES = Features(
     {
         "prompt": Value("string"),
@@ -44,14 +44,14 @@ ENCODED = Features(
 
 @dataclass(frozen=True)
 class Encoding:
-    """Tokenised rows and what was lost on the way.
+    """Tokenised rows, and counts of the rows and steps that did not fit.
 
     Attributes:
         dataset (`Dataset`): `input_ids`; `positions`, the token that bears each step's label; `targets`, the labels
-            themselves (`IGNORED` where a step has none); `row`, its place among the rows given; `steps`, how many the
-            row has with those cut off.
-        truncated_rows (`int`): rows too long for `max_length`, which lost their last steps.
-        dropped_steps (`int`): how many steps those lost.
+            (`IGNORED` for a step without one); `row`, the index of the source row; `steps`, the number of steps
+            before truncation.
+        truncated_rows (`int`): rows longer than `max_length`, which lost their last steps.
+        dropped_steps (`int`): the number of steps that these rows lost.
         left_out_rows (`int`): rows without any labelled step within `max_length`; they are not in the dataset.
     """
 
@@ -61,8 +61,18 @@ class Encoding:
     left_out_rows: int
 
     @property
+    def figures(self) -> dict[str, float]:
+        """Counts for logs."""
+        return {
+            "rows": len(self.dataset),
+            "steps": sum(map(len, self.dataset["targets"])),
+            "truncated_rows": self.truncated_rows,
+            "left_out_rows": self.left_out_rows,
+        }
+
+    @property
     def loss_report(self) -> str | None:
-        """One sentence, or `None` where nothing was lost."""
+        """One sentence, or `None` if every step fits."""
         if not self.truncated_rows and not self.left_out_rows:
             return None
         return (
@@ -75,18 +85,19 @@ def load_rows(sources: Sequence[str | Path], *, neutral_label: float = 1.0) -> D
     """Read stepwise-supervision rows and check every one.
 
     Args:
-        sources: files, folders of files, or datasets of the Hub, as `read_dataset` takes them; another split than
-            `train` as `name:split`.
-        neutral_label (`float`): the label of PRM800K's rating 0, "neither wrong nor any progress", in [0, 1]; 1 is
-            right and -1 wrong. PRM800K's authors count neutral steps as right.
+        sources: files, folders of files, or datasets of the Hub, as `read_dataset` takes them; `name:split` names a
+            split other than `train`.
+        neutral_label (`float`): the label of PRM800K's rating 0, "neither wrong nor any progress", in [0, 1]. Rating
+            1 means right and -1 wrong. PRM800K's authors count neutral steps as right.
 
     Returns:
         `Dataset`: `prompt`, `completions`, `labels` (floats), `correct` (the column `correct` or `answer_correct`,
         else null) and `final_answer` (else null).
 
     Raises:
-        DatasetError: a source that cannot be read, no rows, or a row that breaks the format; the message names both.
-        ConfigurationError: `neutral_label` outside [0, 1].
+        DatasetError: a source cannot be read, there are no rows, or a row breaks the format; the message names source
+            and row.
+        ConfigurationError: `neutral_label` is outside [0, 1].
     """
     if not 0 <= neutral_label <= 1:
         raise ConfigurationError(f"neutral_label must be in 0..1, got {neutral_label}")
@@ -108,7 +119,7 @@ def load_rows(sources: Sequence[str | Path], *, neutral_label: float = 1.0) -> D
 
 
 def annotated_separator(source: str | Path) -> str | None:
-    """What stood between the steps of an annotation, as its folder says; None for any other source."""
+    """The separator of steps in a folder of annotations, from its manifest; None for any other source."""
     file = Path(source) / MANIFEST
     if not file.is_file():
         return None
@@ -120,22 +131,22 @@ def check_row(row: Mapping[str, Any], *, neutral_label: float = 1.0) -> dict[str
     """One row as `load_rows` returns it.
 
     Raises:
-        DatasetError: what breaks the format.
+        DatasetError: the row breaks the format.
     """
     prompt, steps = row.get("prompt"), row.get("completions")
     if not isinstance(prompt, str):
-        raise DatasetError(f"'prompt' must be a text, got {_shown(prompt)}")
+        raise DatasetError(f"'prompt' must be a text, got {prompt!r:.60}")
     if not isinstance(steps, list) or not steps:
-        raise DatasetError(f"'completions' must be a list of at least one step, got {_shown(steps)}")
+        raise DatasetError(f"'completions' must be a list of at least one step, got {steps!r:.60}")
     for place, step in enumerate(steps):
         if not isinstance(step, str) or not step.strip():
-            raise DatasetError(f"step {place + 1} must be a text that is not empty, got {_shown(step)}")
+            raise DatasetError(f"step {place + 1} must be a text that is not empty, got {step!r:.60}")
     labels = _labels_of(row, neutral_label)
     if len(labels) != len(steps):
         raise DatasetError(f"every step needs a label: got {len(labels)} labels, expected {len(steps)}")
     correct = row.get("correct", row.get("answer_correct"))
     if correct not in (None, True, False):
-        raise DatasetError(f"'correct' must be true or false, got {_shown(correct)}")
+        raise DatasetError(f"'correct' must be true or false, got {correct!r:.60}")
     answer = row.get("final_answer")
     return {
         "prompt": prompt,
@@ -149,12 +160,12 @@ def check_row(row: Mapping[str, Any], *, neutral_label: float = 1.0) -> dict[str
 def encode_rows(
     rows: Dataset, tokenizer: Any, *, separator: str = SEPARATOR, max_length: int | None = None
 ) -> Encoding:
-    """Tokenise rows of `load_rows` as `lay_out_steps` lays them out.
+    """Tokenise rows of `load_rows` in the layout of `lay_out_steps`.
 
-    A row longer than `max_length` tokens loses whole steps from its end, and no step is ever cut in two.
+    A row longer than `max_length` tokens loses whole steps from its end; no step is cut in two.
 
     Raises:
-        ConfigurationError: a separator without tokens: no token could bear the label.
+        ConfigurationError: the separator has no tokens, so no token could bear the label.
         DatasetError: not one row has a labelled step within `max_length`.
     """
     if not tokenizer(separator, add_special_tokens=False)["input_ids"]:
@@ -205,7 +216,7 @@ def _number(value: Any, name: str, allowed: str, is_allowed: Any) -> float | Non
     if value is None:
         return None
     if not isinstance(value, bool | int | float) or not is_allowed(value):
-        raise DatasetError(f"a {name} must be {allowed}, got {_shown(value)}")
+        raise DatasetError(f"a {name} must be {allowed}, got {value!r:.60}")
     return float(value)
 
 
@@ -222,16 +233,3 @@ def _encoded(
         "row": index,
         "steps": len(row["completions"]),
     }
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def step_texts(tokenizer: Any, encoded: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
-    """The text that each label of an encoded row closes, separator included, and the label: for eyes and tests."""
-    start = 0
-    for position, target in zip(encoded["positions"], encoded["targets"], strict=True):
-        yield tokenizer.decode(encoded["input_ids"][start : position + 1]), target
-        start = position + 1

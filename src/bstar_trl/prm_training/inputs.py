@@ -1,43 +1,69 @@
-"""What a command line names: a dataset of queries, and a verifier."""
+"""Datasets and verifiers by name: files, folders, the Hub; short names and `module:attribute`."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
 
 from ..errors import ConfigurationError, DatasetError
 from ..rewards import AnswerMatch, MultipleChoice, UnitTests
 from ..rewards.base import RewardFn
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
+KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 VERIFIERS = ("answer", "choice", "tests")
+
+
+def read_dataset(source: str, *, config: str | None = None, split: str = "train") -> Dataset:
+    """Read a dataset without changing it.
+
+    Args:
+        source (`str`): a file (JSON lines, parquet, CSV), a folder of such files or one that `save_to_disk` wrote, or
+            a Hub id. A folder with parquet files is read from these alone; JSON beside them describes the data.
+        config (`str`, *optional*): configuration of a dataset on the Hub.
+        split (`str`): split of a dataset on the Hub, or of a saved folder with several splits.
+
+    Raises:
+        DatasetError: the dataset cannot be read; the message names the source.
+    """
+    path = Path(source)
+    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+        return _of_split(load_from_disk(source), source, split)
+    if path.is_dir():
+        return _read_files(source, sorted(item for item in path.rglob("*") if item.suffix in KINDS))
+    if path.is_file() and path.suffix not in KINDS:
+        raise DatasetError(f"a dataset file must be one of {', '.join(KINDS)}, got {source}")
+    if path.suffix in KINDS:
+        if not path.exists():
+            raise DatasetError(f"cannot read {source}: there is no file {source}")
+        return _read_files(source, [path])
+    try:
+        return load_dataset(source, config, split=split)
+    except (DatasetGenerationError, OSError, ValueError) as error:  # no such dataset or split, no network
+        raise DatasetError(f"cannot load the dataset {source!r}: {error.__cause__ or error}") from error
 
 
 def load_queries(
     name: str, *, config: str | None = None, split: str = "train", prompt_column: str = "prompt"
 ) -> Dataset:
-    """A dataset of queries, with a column `prompt`.
+    """Read a dataset of queries, and give it a column `prompt`.
 
     Args:
-        name (`str`): a file, a folder or an id on the Hub, as `read_dataset` takes them.
-        config (`str`, *optional*): of a dataset on the Hub.
-        split (`str`): of a dataset on the Hub or a folder of several.
+        name, config, split: as in `read_dataset`.
         prompt_column (`str`): the column of prompts.
 
     Raises:
-        DatasetError: it cannot be loaded, has no such column, or no rows.
+        DatasetError: the dataset cannot be read, has no such column, or has no rows.
     """
-    from .sources import read_dataset
-
     found = read_dataset(name, config=config, split=split)
     if prompt_column not in found.column_names:
         raise DatasetError(
-            f"{name} has no column {prompt_column!r}, but {', '.join(found.column_names)}: say which one holds the "
-            "prompts"
+            f"{name} has no column {prompt_column!r}, but {', '.join(found.column_names)}: name the column of prompts"
         )
     if prompt_column != "prompt":
         if "prompt" in found.column_names:
@@ -49,9 +75,9 @@ def load_queries(
 
 
 def load_verifier(name: str) -> Any:
-    """A verifier by its short name, or `module:attribute`: a `RewardFn` class or object, or TRL's kind of function.
+    """A verifier by its short name, or by `module:attribute`: a `RewardFn` class or object, or a function as in TRL.
 
-    Modules of the working directory are found.
+    The working directory is searched for the module too.
 
     Raises:
         ConfigurationError: there is no such verifier.
@@ -76,3 +102,26 @@ def load_verifier(name: str) -> Any:
     if not callable(found):
         raise ConfigurationError(f"a verifier must be callable, {name!r} is {type(found).__name__}")
     return found
+
+
+def _read_files(source: str, files: list[Path]) -> Dataset:
+    files = [file for file in files if file.suffix == ".parquet"] or files
+    kinds = sorted({KINDS[file.suffix] for file in files})
+    if not kinds:
+        raise DatasetError(f"the folder {source} holds no file that ends in {', '.join(KINDS)}")
+    if len(kinds) > 1:
+        raise DatasetError(f"the folder {source} holds {' and '.join(kinds)} files: name the files to read")
+    try:
+        return load_dataset(kinds[0], data_files=[str(file) for file in files], split="train")
+    except (DatasetGenerationError, OSError, ValueError, StopIteration) as error:
+        cause = error.__cause__ or error
+        raise DatasetError(f"cannot read {source}: {str(cause) or 'it has no rows'}") from error
+
+
+def _of_split(found: Any, source: str, split: str) -> Dataset:
+    if isinstance(found, Dataset):
+        return found
+    assert isinstance(found, DatasetDict)
+    if split not in found:
+        raise DatasetError(f"{source} has the splits {', '.join(found)}, got {split!r}")
+    return found[split]

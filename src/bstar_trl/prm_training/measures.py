@@ -1,4 +1,4 @@
-"""How good a process reward model is, from its step probabilities and the labels: plain arrays in, numbers out."""
+"""Measures of a process reward model, from arrays of step probabilities and labels."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from numpy.typing import ArrayLike
 
 from ..errors import ConfigurationError
 
-RIGHT_FROM = 0.5  # a probability from which on a step counts as right, a model's or a soft label
+RIGHT_FROM = 0.5  # the smallest probability, of a model or a soft label, for a right step
 
 
 def step_accuracy(probabilities: ArrayLike, labels: ArrayLike, *, threshold: float = RIGHT_FROM) -> float:
-    """Share of steps that the model calls right or wrong as their labels do.
+    """Share of steps that the model and their labels agree on.
 
     Args:
-        probabilities (`float`, any number of steps): the model's, that the step is right.
-        labels (`float`, as many): in [0, 1]; from 0.5 on a step is right.
-        threshold (`float`): the probability from which on the model calls a step right.
+        probabilities (`float`, shape (steps,)): the model's probabilities that the steps are right.
+        labels (`float`, shape (steps,)): in [0, 1]; a step with 0.5 or more is right.
+        threshold (`float`): the smallest probability at which the model calls a step right.
 
     Raises:
-        ConfigurationError: numbers of steps that differ, or none.
+        ConfigurationError: the shapes differ, or there are no steps.
     """
     found, truth = _aligned(probabilities, labels)
     return float(((found >= threshold) == (truth >= RIGHT_FROM)).mean())
 
 
 def auc(scores: ArrayLike, truth: ArrayLike) -> float:
-    """Area under the ROC curve: how often a right one scores above a wrong one, ties counting half.
+    """Area under the ROC curve: the chance that a right item scores above a wrong one, ties counting half.
 
     Args:
-        scores (`float`, any number): what should be higher for right ones.
-        truth (`bool`, as many): which are right.
+        scores (`float`, shape (items,)): should be higher for right items.
+        truth (`bool`, shape (items,)): which items are right.
 
     Returns:
-        `float`: in [0, 1]; NaN where all are right or all are wrong.
+        `float`: in [0, 1]; NaN if all items are right or all are wrong.
 
     Raises:
-        ConfigurationError: numbers that differ, or none.
+        ConfigurationError: the shapes differ, or there are no items.
     """
     values, right = _aligned(scores, truth)
     is_right = right.astype(bool)
@@ -52,7 +52,7 @@ def auc(scores: ArrayLike, truth: ArrayLike) -> float:
 
 
 def first_error(probabilities: ArrayLike, *, threshold: float = RIGHT_FROM) -> int | None:
-    """Index of the first step below `threshold`, or `None` where there is none."""
+    """Index of the first step below `threshold`, or `None` without such a step."""
     wrong = np.flatnonzero(np.asarray(probabilities, dtype=np.float64) < threshold)
     return int(wrong[0]) if len(wrong) else None
 
@@ -60,20 +60,20 @@ def first_error(probabilities: ArrayLike, *, threshold: float = RIGHT_FROM) -> i
 def first_error_scores(
     probabilities: Sequence[ArrayLike], labels: Sequence[ArrayLike], *, threshold: float = RIGHT_FROM
 ) -> dict[str, float]:
-    """ProcessBench's measure: is the first wrong step found, and none in right solutions (Zheng et al. 2024)?
+    """ProcessBench's measures of finding the first wrong step (Zheng et al. 2024).
 
     Args:
-        probabilities: the model's for each solution's steps.
-        labels: each solution's, one per step, in [0, 1]; a step below 0.5 is wrong.
-        threshold (`float`): the probability below which the model calls a step wrong.
+        probabilities: for each solution, the model's probabilities that its steps are right.
+        labels: for each solution, one label per step in [0, 1]; a step below 0.5 is wrong.
+        threshold (`float`): the model calls a step below it wrong.
 
     Returns:
-        `dict[str, float]`: `error_accuracy`, the share of wrong solutions whose first error is found exactly;
-        `right_accuracy`, the share of right ones in which none is found; `first_error_f1`, their harmonic mean. NaN
-        where there are no such solutions.
+        `dict[str, float]`: `error_accuracy`, the share of wrong solutions in which the model finds exactly the first
+        error; `right_accuracy`, the share of right solutions in which it finds no error; `first_error_f1`, their
+        harmonic mean. NaN without such solutions.
 
     Raises:
-        ConfigurationError: numbers of solutions or steps that differ.
+        ConfigurationError: the numbers of solutions or steps differ.
     """
     if len(probabilities) != len(labels):
         raise ConfigurationError(f"every solution needs labels: got {len(labels)}, expected {len(probabilities)}")
@@ -92,11 +92,11 @@ def majority_vote(answers: Sequence[Hashable | None], correct: Sequence[bool]) -
     """Whether the most frequent answer among the solutions of one query is correct; ties in expectation.
 
     Args:
-        answers: one per solution, equal ones the same; `None`: no answer, no vote.
-        correct: which solutions are correct. Where equal answers differ in it, their share of correct ones counts.
+        answers: one per solution; `None`: no answer, no vote.
+        correct: which solutions are correct. If solutions with equal answers differ, their correct share counts.
 
     Returns:
-        `float`: in [0, 1]; 0 where nobody votes.
+        `float`: in [0, 1]; 0 without votes.
     """
     votes: dict[Hashable, list[bool]] = {}
     for answer, right in zip(answers, correct, strict=True):

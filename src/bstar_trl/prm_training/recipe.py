@@ -1,4 +1,4 @@
-"""How to annotate steps, and what came of it: the shapes around [`annotate`]."""
+"""The recipe of an annotation, its result and its counts: the shapes around [`annotate`]."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import ConfigurationError
-from ..prm.layout import SEPARATOR
+from ..prm.steps import SEPARATOR
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,14 @@ class Recipe:
 
     Args:
         solutions (`int`): sampled for each query.
-        completions (`int`): sampled from the end of each step, at most.
-        labels (`str`): `"soft"`, the share of right completions, in [0, 1]; or `"hard"`, whether any is right, for
-            which fewer completions do.
+        completions (`int`): largest number sampled from the end of each step.
+        labels (`str`): `"soft"`, the share of right completions, in [0, 1]; or `"hard"`, whether any is right, which
+            needs fewer completions.
         temperature (`float`): of solutions and completions, > 0.
-        max_new_tokens (`int`): length of a solution at most; a completion gets what its steps have left of it.
-        separator (`str`): what stands between two steps.
-        chat (`bool`): send prompts that are texts through the chat template, as the user's message. Prompts that are
-            messages always go through it.
+        max_new_tokens (`int`): largest length of a solution, and of a prefix with its completion.
+        separator (`str`): the text between two steps.
+        chat (`bool`): send text prompts through the chat template, as the user's message. Prompts of messages always
+            go through it.
         seed (`int`): of all sampling.
         group_size (`int`): queries annotated together.
     """
@@ -40,13 +40,8 @@ class Recipe:
     group_size: int = 16
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("solutions", 1),
-            ("completions", 1),
-            ("max_new_tokens", 1),
-            ("group_size", 1),
-            ("seed", 0),
-        ):
+        for name in ("solutions", "completions", "max_new_tokens", "group_size", "seed"):
+            least = 0 if name == "seed" else 1
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.labels not in ("hard", "soft"):
@@ -59,18 +54,18 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Counts:
-    """What an annotation took and gave; sums over its parts.
+    """Counts of an annotation; `+` adds the counts of its parts.
 
     Args:
         queries (`int`): rows of the dataset.
-        unjudged (`int`): queries without annotations, as the verifier could not judge (returned `None`).
-        solutions (`int`): annotated ones.
+        unjudged (`int`): queries without annotations, because the verifier returned `None`.
+        solutions (`int`): annotated solutions.
         without_steps (`int`): solutions left out: empty, or cut off within their first step.
         steps (`int`): labels.
         right_steps (`int`): labels that are `True`, or greater than 0.
-        completions (`int`): completions sampled; the solutions themselves are not among them.
+        completions (`int`): sampled completions, without the solutions themselves.
         naive (`int`): completions of the plain method: `steps` x `Recipe.completions`.
-        naive_open (`int`): the same without the last steps of finished solutions, which need none.
+        naive_open (`int`): the same without the last steps of finished solutions, which need no completions.
     """
 
     queries: int = 0

@@ -1,4 +1,4 @@
-"""What a process reward model's step probabilities are worth on labelled rows."""
+"""All measures of a process reward model on labelled rows."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ def evaluate_steps(probabilities: Sequence[np.ndarray], encoded: Dataset, rows: 
     """Every measure that the rows allow.
 
     Args:
-        probabilities: for each encoded row, the model's that each of its steps is right.
+        probabilities: for each encoded row, the model's probabilities that its steps are right.
         encoded (`Dataset`): of `encode_rows`.
-        rows (`Dataset`): the rows it was made of.
+        rows (`Dataset`): the rows that `encoded` was made of.
 
     Returns:
         `dict[str, float]`: `step_accuracy` and `step_auc` over the labelled `steps`; `first_error_f1`,
-        `error_accuracy` and `right_accuracy` over the `first_error_rows` whose every step is labelled and was within
-        the length; and what `best_of` says, where several solutions of a prompt are marked as correct or not. A
-        measure without any value on these rows is left out.
+        `error_accuracy` and `right_accuracy` over the `first_error_rows`, whose steps all have labels and fit the
+        length; and the figures of `best_of`. A measure that is NaN on these rows is left out.
     """
     targets = [np.array(row) for row in encoded["targets"]]
     labelled = [row != IGNORED for row in targets]
@@ -53,15 +52,15 @@ def evaluate_steps(probabilities: Sequence[np.ndarray], encoded: Dataset, rows: 
 
 
 def best_of(rows: Dataset, scores: Sequence[float]) -> dict[str, float]:
-    """Best-of-K by the lowest step score, beside a majority vote, chance and an oracle, on the same K solutions.
+    """Best-of-K by the lowest step score, and a majority vote, chance and an oracle on the same K solutions.
 
-    K is the (lower) median of how many solutions a prompt has that are marked `correct` or not; the first K of each
-    prompt count, and prompts with fewer are left out. A solution's answer is its `final_answer`, else what its last
-    step states as such, else its last step.
+    Only solutions with a value in the column `correct` count. K is the (lower) median of their number per prompt; the
+    first K of each prompt are used, and prompts with fewer are left out. A solution's answer is its `final_answer`,
+    else the answer that its last step states, else its last step.
 
     Returns:
         `dict[str, float]`: `best_of_k`, `majority`, `pass@1`, `pass@k`, over `best_of_prompts` prompts with K = `k`;
-        empty where no prompt has two solutions.
+        empty if K is below 2.
     """
     groups: dict[str, list[int]] = {}
     for index, (prompt, correct) in enumerate(zip(rows["prompt"], rows["correct"], strict=True)):
@@ -87,7 +86,7 @@ def best_of(rows: Dataset, scores: Sequence[float]) -> dict[str, float]:
 
 
 def _answer(row: dict[str, Any]) -> Hashable | None:
-    """Equal for answers that are the same number, or the same but for spelling."""
+    """A key that answers share if they are the same number, or differ only in spelling."""
     last = row["completions"][-1]
     text = row["final_answer"] or final_answer(last) or last
     gold = read_gold(text)

@@ -1,4 +1,4 @@
-"""Train a process reward model: token classification with transformers' `Trainer`, a label at each step's end."""
+"""Train a process reward model with transformers' `Trainer`: token classification, one label after each step."""
 
 from __future__ import annotations
 
@@ -26,27 +26,28 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..engines import pad_rows
 from ..errors import BStarError, ConfigurationError
-from ..prm.layout import SEPARATOR
+from ..prm.steps import SEPARATOR
 from .data import IGNORED, Encoding, encode_rows
 from .scorecard import evaluate_steps
 
 LABELS = {0: "wrong", 1: "right"}
-HEADS = ("score", "classifier")  # what architectures call the layer that classifies
+HEADS = ("score", "classifier")  # the classifying layer's name in different architectures
 
 
 class StepTrainer(Trainer):
     """`Trainer` for step labels that are probabilities; it measures with `evaluate_steps`.
 
-    Overridden: `_get_eval_sampler`, since the rows' order must survive evaluation (solutions of one prompt belong
-    together), which grouping by length would lose.
+    It overrides `_get_eval_sampler`: evaluation must keep the order of the rows, because the solutions of one prompt
+    are measured together; the parent groups rows by length.
 
     Args:
-        model: a token classifier with two classes, the second one being "right".
-        args (`TrainingArguments`): transformers' own; `prm_arguments` has defaults that suit.
-        train (`Encoding`): what to train on.
-        evaluation (`tuple[Encoding, Dataset]`, *optional*): what to measure on, and the rows it was made of.
-        tokenizer: the model's.
+        model: a token classifier with two classes, the second for "right".
+        args (`TrainingArguments`): those of `prm_arguments`, or others.
+        train (`Encoding`): training data.
+        evaluation (`tuple[Encoding, Dataset]`, *optional*): evaluation data, and the rows that it encodes.
+        tokenizer: the model's tokenizer.
     """
 
     def __init__(
@@ -82,31 +83,24 @@ class StepTrainer(Trainer):
         for found, labels, row in zip(prediction.predictions, prediction.label_ids, encoding.dataset, strict=True):
             positions, targets = np.array(row["positions"]), np.array(row["targets"], dtype=np.float32)
             if not np.array_equal(labels[positions], targets):
-                raise BStarError("evaluation returned rows in another order than it was given")
+                raise BStarError("evaluation returned the rows in another order")
             probabilities.append(found[positions].astype(np.float64))
         return evaluate_steps(probabilities, encoding.dataset, rows)
 
 
 class StepCollator:
-    """Pads on the right; a step's label stands at the token that closes it, `IGNORED` everywhere else."""
+    """Pads on the right and puts each step's label at the token that closes the step, `IGNORED` elsewhere."""
 
     def __init__(self, tokenizer: Any):
         self._pad = next(item for item in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if item is not None)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask` (B, L), `labels` (B, L) as floats."""
-        shape = (len(rows), max(len(row["input_ids"]) for row in rows))
-        batch = {
-            "input_ids": torch.full(shape, self._pad),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-            "labels": torch.full(shape, IGNORED),
-        }
+        input_ids, mask = pad_rows([row["input_ids"] for row in rows], self._pad, "right")
+        labels = torch.full(mask.shape, IGNORED)
         for index, row in enumerate(rows):
-            length = len(row["input_ids"])
-            batch["input_ids"][index, :length] = torch.tensor(row["input_ids"])
-            batch["attention_mask"][index, :length] = 1
-            batch["labels"][index, row["positions"]] = torch.tensor(row["targets"], dtype=torch.float32)
-        return batch
+            labels[index, row["positions"]] = torch.tensor(row["targets"], dtype=torch.float32)
+        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
 
 
 def step_loss(
@@ -115,9 +109,10 @@ def step_loss(
     """Cross-entropy against the distribution (1 - p, p) of each label p, as a mean over labelled steps.
 
     Args:
-        outputs: a token classifier's, `logits` (B, L, 2).
+        outputs: of a token classifier, with `logits` (B, L, 2).
         labels (`torch.Tensor`, (B, L)): in [0, 1], or `IGNORED`.
-        num_items_in_batch (*optional*): labelled steps of the whole batch that one optimizer step sees; `None`: these.
+        num_items_in_batch (*optional*): labelled steps of all batches of one optimizer step; `None`: those of
+            `labels`.
     """
     is_labelled = labels != IGNORED
     right = labels[is_labelled].float()  # (S,)
@@ -132,10 +127,10 @@ def right_probabilities(logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 
 
 def prm_arguments(output_dir: str | Path, **changes: Any) -> TrainingArguments:
-    """`TrainingArguments` with defaults for a process reward model; any field can be changed.
+    """`TrainingArguments` with defaults for a process reward model; `changes` sets any field.
 
-    3 epochs, learning rate 1e-5 decaying linearly after 3 % of warm-up, bf16 where a GPU has it, rows of like length
-    together, a checkpoint after every epoch, no report.
+    3 epochs, learning rate 1e-5 decaying linearly after 3 % of warm-up, bf16 if the GPU supports it, rows of similar
+    length in one batch, a checkpoint after every epoch, no report.
     """
     settings: dict[str, Any] = {
         "output_dir": str(output_dir),
@@ -153,12 +148,12 @@ def prm_arguments(output_dir: str | Path, **changes: Any) -> TrainingArguments:
 
 
 def load_classifier(model: str, separator: str, peft_config: LoraConfig | None = None) -> Any:
-    """A token classifier from a checkpoint of any kind; a causal LM's gets a new head.
+    """A token classifier from a checkpoint of any kind; a causal language model gets a new head.
 
-    The separator is written into its config as `step_separator`, so that whoever scores with it splits alike.
+    The config stores the separator as `step_separator`, so that `ProcessReward` splits responses at it.
 
     Raises:
-        ConfigurationError: no such model, or an architecture without token classification.
+        ConfigurationError: there is no such model, or its architecture has no token classification.
     """
     dtype = torch.bfloat16 if peft_config is not None and torch.cuda.is_available() else torch.float32
     names = {"num_labels": 2, "id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
@@ -173,46 +168,24 @@ def load_classifier(model: str, separator: str, peft_config: LoraConfig | None =
 
 
 def with_lora(classifier: Any, peft_config: LoraConfig) -> Any:
-    """The classifier with a LoRA and its head to be trained, both in fp32; the rest is frozen as it is."""
+    """The classifier with a trainable LoRA and head, both in fp32; all other weights are frozen."""
     own = copy(peft_config)
-    own.task_type = TaskType.TOKEN_CLS  # which trains the head besides, whole
+    own.task_type = TaskType.TOKEN_CLS  # trains the whole head too
     if own.exclude_modules is None:
-        own.exclude_modules = list(HEADS)  # "all-linear" would put a LoRA on it too
+        own.exclude_modules = list(HEADS)  # "all-linear" would add a LoRA to the head
     adapted = get_peft_model(classifier, own)
     _keep_heads_precise(adapted)
     return adapted
 
 
 def _keep_heads_precise(model: Any) -> None:
-    """The new head learns in fp32, whatever the frozen weights below it are in: bf16 would lose small updates."""
+    """Train the new head in fp32, whatever the precision of the frozen weights: bf16 would lose small updates."""
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):
             for head in module.modules_to_save.values():
                 head.float()
-                # In mixed precision autocast does as it likes with both; without it they must agree.
+                # Without autocast the head's input must have the head's precision.
                 head.register_forward_pre_hook(lambda head, inputs: (inputs[0].float(), *inputs[1:]))
-
-
-def _check_checkpoint(checkpoint: str) -> None:
-    """See that all files of a checkpoint can be read.
-
-    Raises:
-        ConfigurationError: a run that was killed while it wrote left it torn.
-    """
-    folder = Path(checkpoint)
-    try:
-        json.loads((folder / "trainer_state.json").read_text())  # what is written last
-        for file in folder.glob("*.safetensors"):
-            with safe_open(file, "pt"):
-                pass
-        torn = [file.name for file in folder.glob("*.pt") if not zipfile.is_zipfile(file)]
-        if torn:
-            raise OSError(f"{', '.join(torn)} cannot be read")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigurationError(
-            f"{folder} is not whole, and cannot be resumed from ({error}): remove it, to go on from an earlier one or "
-            "to start anew"
-        ) from error
 
 
 def train_prm(
@@ -234,45 +207,32 @@ def train_prm(
     are in folders `checkpoint-*` beside it.
 
     Args:
-        model (`str`): a checkpoint, of a causal LM or a token classifier.
+        model (`str`): a checkpoint of a causal language model or a token classifier.
         train_rows, eval_rows (`Dataset`): of `load_rows`.
         args (`TrainingArguments`): of `prm_arguments`, or your own.
-        separator (`str`): what closes each step; its last token bears the label.
-        max_length (`int`, *optional*): tokens; longer rows lose whole steps. `None`: what the model takes.
+        separator (`str`): the text after each step; its last token bears the label.
+        max_length (`int`, *optional*): tokens; longer rows lose whole steps. `None`: the model's context.
         peft_config (*optional*): a LoRA.
-        resume (`bool`): go on from the last checkpoint in `args.output_dir`.
-        on_note: told, as text, what was lost in tokenising.
-        callbacks (*optional*): the trainer's.
+        resume (`bool`): continue from the last checkpoint in `args.output_dir`.
+        on_note: receives a text about the rows and steps that tokenising dropped.
+        callbacks (*optional*): for the trainer.
 
     Returns:
-        `dict[str, float]`: figures of `evaluate_steps` on `eval_rows`, and the counts of what was trained on.
+        `dict[str, float]`: figures of `evaluate_steps` on `eval_rows`, and counts of the training data.
 
     Raises:
-        ConfigurationError: a model that cannot be loaded, a `max_length` it cannot take, nothing to resume from or a
-            torn checkpoint, a folder with checkpoints and no `resume`.
+        ConfigurationError: the model cannot be loaded, `max_length` exceeds its context, the checkpoint to resume from
+            is missing or torn, or the folder holds checkpoints and `resume` is false.
         DatasetError: no row fits.
     """
-    checkpoint = get_last_checkpoint(str(args.output_dir)) if resume and Path(str(args.output_dir)).is_dir() else None
-    if resume and checkpoint is None:
-        raise ConfigurationError(f"nothing to resume from: no checkpoint in {args.output_dir}")
-    if checkpoint is not None:
-        _check_checkpoint(checkpoint)
-    if not resume and Path(str(args.output_dir)).is_dir() and (other := get_last_checkpoint(str(args.output_dir))):
-        raise ConfigurationError(f"{other} is of an earlier training: go on from it (resume), or use another folder")
-    torch.manual_seed(args.seed)  # of the new head
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"cannot load a tokenizer from {model}: {error}") from error
+    checkpoint = _checkpoint_of(str(args.output_dir), resume)
+    torch.manual_seed(args.seed)  # decides the weights of the new head
+    tokenizer = _load_tokenizer(model)
     classifier = load_classifier(model, separator, peft_config)
-    context = getattr(classifier.config, "max_position_embeddings", None)
-    if max_length is None:
-        max_length = context
-    elif context is not None and not 1 <= max_length <= context:
-        raise ConfigurationError(f"max_length must be in 1..{context}, what {model} takes, got {max_length}")
+    limit = _length_limit(classifier, max_length)
 
     def encoded(rows: Dataset, name: str) -> Encoding:
-        encoding = encode_rows(rows, tokenizer, separator=separator, max_length=max_length)
+        encoding = encode_rows(rows, tokenizer, separator=separator, max_length=limit)
         if encoding.loss_report:
             on_note(f"{name}: {encoding.loss_report}")
         return encoding
@@ -283,20 +243,62 @@ def train_prm(
     args.label_names = ["labels"]
     trainer = StepTrainer(classifier, args, train, evaluation, tokenizer, callbacks=list(callbacks or []))
     trainer.train(resume_from_checkpoint=checkpoint)
-    figures: dict[str, float] = {
-        "train_rows": len(train.dataset),
-        "train_steps": sum(map(len, train.dataset["targets"])),
-        "train_truncated_rows": train.truncated_rows,
-        "train_left_out_rows": train.left_out_rows,
-    }
+    figures = {f"train_{name}": value for name, value in train.figures.items()}
     if evaluation is not None:
         figures |= trainer.evaluate()
     save_prm(trainer, tokenizer, figures)
     return figures
 
 
+def _load_tokenizer(model: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot load a tokenizer from {model}: {error}") from error
+
+
+def _length_limit(classifier: Any, max_length: int | None) -> int | None:
+    context: int | None = getattr(classifier.config, "max_position_embeddings", None)
+    if max_length is None:
+        return context
+    if context is not None and not 1 <= max_length <= context:
+        raise ConfigurationError(f"max_length must be in 1..{context}, the model's context, got {max_length}")
+    return max_length
+
+
+def _checkpoint_of(output_dir: str, resume: bool) -> str | None:
+    """The checkpoint to resume from, all of whose files can be read; `None` for a new training.
+
+    Raises:
+        ConfigurationError: there is none to resume from, or it is torn, since the run was killed while it wrote; or a
+            new training would write into a folder with checkpoints.
+    """
+    checkpoint = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    if not resume:
+        if checkpoint is not None:
+            raise ConfigurationError(f"{checkpoint} is of an earlier training: resume it, or use another folder")
+        return None
+    if checkpoint is None:
+        raise ConfigurationError(f"nothing to resume from: no checkpoint in {output_dir}")
+    folder = Path(checkpoint)
+    try:
+        json.loads((folder / "trainer_state.json").read_text())  # written last
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, "pt"):
+                pass
+        torn = [file.name for file in folder.glob("*.pt") if not zipfile.is_zipfile(file)]
+        if torn:
+            raise OSError(f"{', '.join(torn)} cannot be read")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigurationError(
+            f"{folder} is incomplete, and cannot be resumed from ({error}): remove it, then resume from an earlier "
+            "checkpoint or train anew"
+        ) from error
+    return checkpoint
+
+
 def save_prm(trainer: Trainer, tokenizer: Any, figures: Mapping[str, float]) -> None:
-    """Write the model, a LoRA merged into it, the tokenizer and `metrics.json`."""
+    """Write the model (a LoRA merged into it), the tokenizer and `metrics.json`."""
     folder = Path(str(trainer.args.output_dir))
     if isinstance(trainer.model, PeftModel):
         trainer.model = trainer.model.merge_and_unload()

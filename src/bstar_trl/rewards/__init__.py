@@ -1,4 +1,4 @@
-"""Rewards: callables for TRL that know whether they are the verifier, and why they scored as they did."""
+"""Rewards: callables for TRL that declare whether they are the verifier and give a reason with every score."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["AnswerMatch", "MultipleChoice", "ProcessReward", "RewardFn", "Score"
 
 
 def __getattr__(name: str) -> Any:
-    """Import the one reward that needs torch when it is first asked for."""
+    """Import `ProcessReward`, the only reward that needs torch, at its first use."""
     if name != "ProcessReward":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from .process import ProcessReward

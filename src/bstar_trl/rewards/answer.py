@@ -1,4 +1,4 @@
-"""`AnswerMatch`: is the final answer of a response the gold one?"""
+"""`AnswerMatch`, the verifier that compares a response's final answer with the gold answer."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..answers import AnswerComparer
-from .base import RewardFn, Score
-from .columns import column_of
+from .base import RewardFn, Score, column_of
 
 
 class AnswerMatch(RewardFn):
-    r"""1 where the response's final answer equals the gold one, else 0, with a reason: a verifier.
+    r"""A verifier: 1 if the response's final answer equals the gold answer, else 0, with a reason.
 
-    The response is judged by the *last* answer it states: a closed `\boxed{...}`, `<answer>...</answer>`, `#### ...`,
-    "the answer is ...", or "answer: ..."; where the gold is a number and nothing is stated, by its last number.
-    Answers are equal if they are spelled alike, are the same number (to six decimals, without units and currencies;
-    `50%` equals `50` and `0.5`), or are equal to [math-verify](https://github.com/huggingface/Math-Verify). That runs
-    in worker processes, which import neither torch nor your script: a comparison that takes longer than `time_limit`
-    is ended, and scores 0 as one that crashes does.
+    The *last* answer that the response states counts: a closed `\boxed{...}`, `<answer>...</answer>`, `#### ...`,
+    "the answer is ...", or "answer: ...". If the gold answer is a number and the response states nothing, its last
+    number counts. Answers are equal if they are spelled alike, are the same number (to six decimals, without units
+    and currencies; `50%` equals `50` and `0.5`), or are equal for
+    [math-verify](https://github.com/huggingface/Math-Verify). math-verify runs in worker processes, which import
+    neither torch nor your script. A comparison that crashes, or takes longer than `time_limit`, scores 0.
 
-    `None`, *cannot be judged*, is given where the gold itself cannot be read: empty, neither text nor a number, or a
-    long text that marks no answer.
+    The score is `None` (*cannot be judged*) if the gold answer is empty, is neither a text nor a number, or is a long
+    text that marks no answer.
 
     Args:
         column (`str`): the dataset column of gold answers: a number, an answer, or a whole solution that marks its
             answer as GSM8K (`#### 42`) or MATH (`\boxed{42}`) do.
-        name (`str`, *optional*): what logs call it.
+        name (`str`, *optional*): the name in logs.
         time_limit (`float`): seconds one comparison may take.
         memory_limit (`int`): bytes of address space a worker may use, 256 MiB or more.
-        workers (`int`, *optional*): worker processes at most, per training process; None: half of the cores, four at
-            most. They start at the first comparison that needs one.
+        workers (`int`, *optional*): largest number of worker processes per training process; None: half of the cores,
+            four at most. They start with the first comparison that needs one.
     """
 
     is_verifier = True
@@ -50,14 +49,14 @@ class AnswerMatch(RewardFn):
         self._comparer = AnswerComparer(time_limit, memory_limit, workers)
 
     def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:
-        """One score per completion: 1, 0 or `None`, and why.
+        """One score per completion: 1, 0 or `None`, with a reason.
 
         Raises:
             DatasetError: the gold column is missing.
             RewardError: the worker processes cannot be started.
         """
-        verdicts = self._comparer.compare(column_of(columns, self.column, self.name), completions)
-        return [Score(None if item.correct is None else float(item.correct), item.reason) for item in verdicts]
+        judgements = self._comparer.compare(column_of(columns, self.column, self.name), completions)
+        return [Score(None if item.correct is None else float(item.correct), item.reason) for item in judgements]
 
     def close(self) -> None:
         """End the worker processes. The next call starts new ones."""

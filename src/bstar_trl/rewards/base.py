@@ -1,34 +1,36 @@
-"""`RewardFn`: what every reward of the package is, and what a user's own class can build on."""
+"""`RewardFn`, the base class of the package's rewards and of a user's own."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from ..errors import DatasetError
 
 
 @dataclass(frozen=True)
 class Score:
-    """One response's reward and why: `value` is `None` where the response cannot be judged."""
+    """One response's reward and the reason for it; `value` is `None` if the response cannot be judged."""
 
     value: float | None
     reason: str | None = None
 
 
 class RewardFn(ABC):
-    """A reward that TRL can call, and that knows more about itself than a function does.
+    """A reward function for TRL that declares its role and the dataset columns it needs.
 
     Subclasses implement [`score`]. Calling the object follows TRL's convention,
     `(prompts, completions, **columns) -> list[float | None]`, so it works in `GRPOTrainer` too.
 
     Attributes:
-        name (`str`): what logs call it (`rewards/<name>/mean`) and what `verifier` refers to.
-        is_verifier (`bool`): whether its value says *correct or not*; any other reward only moves the total.
-        correct_at (`float`): a verifier's value from which on a response counts as correct.
-        columns (`tuple[str, ...]`): dataset columns it needs; looked for before any weight is loaded.
-        beside_generation (`bool`): whether responses are scored in parts while others are still being sampled. If
-            not, [`score`] is called once with all responses of a round, when the last of them is there.
+        name (`str`): the name in logs (`rewards/<name>/mean`) and for `verifier`.
+        is_verifier (`bool`): whether the value decides if a response is correct; other rewards only change the total.
+        correct_at (`float`): the smallest value of a verifier for a correct response.
+        columns (`tuple[str, ...]`): the dataset columns that it needs; checked before any weight is loaded.
+        beside_generation (`bool`): whether the trainer scores finished responses while others are sampled. If not, it
+            calls [`score`] once per round, with all responses.
     """
 
     is_verifier: bool = False
@@ -45,7 +47,7 @@ class RewardFn(ABC):
         """Score every completion: one `Score` each, in order.
 
         Args:
-            prompts (`Sequence`): the prompts, as they stand in the dataset (text or messages).
+            prompts (`Sequence`): the prompts of the dataset (text or messages).
             completions (`Sequence[str]`): the responses' texts.
             **columns: the dataset's other columns, one value per completion.
 
@@ -54,11 +56,11 @@ class RewardFn(ABC):
         """
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """TRL's calling convention; conversational completions are read by their text."""
+        """TRL's calling convention; of conversational completions the text is scored."""
         return [item.value for item in self.score(prompts, [text_of(item) for item in completions], **columns)]
 
     def close(self) -> None:  # noqa: B027 - most rewards hold nothing
-        """Let go of workers, files and models. The object stays usable: what is needed is started again."""
+        """Release workers, files and models. The next call starts them again."""
 
 
 def text_of(completion: Any) -> str:
@@ -66,3 +68,17 @@ def text_of(completion: Any) -> str:
     if isinstance(completion, str):
         return completion
     return "".join(message["content"] for message in completion)
+
+
+def column_of(columns: Mapping[str, Any], name: str, reward: str) -> Sequence[Any]:
+    """The column called `name`.
+
+    Raises:
+        DatasetError: there is no such column; the message names the reward and the columns.
+    """
+    if name not in columns:
+        raise DatasetError(
+            f"reward '{reward}' needs the dataset column '{name}', but got {', '.join(columns) or 'no columns'}"
+        )
+    found: Sequence[Any] = columns[name]
+    return found

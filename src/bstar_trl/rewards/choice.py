@@ -1,4 +1,4 @@
-"""`MultipleChoice`: does a response choose the right label?"""
+"""`MultipleChoice`, the verifier that compares a response's choice with the right label."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from ..answers.notation import shown
 from ..answers.statements import STATEMENTS, Statement, statements
 from ..errors import RewardError
-from .base import RewardFn, Score
-from .columns import column_of
-
-SHOWN_LENGTH = 60
+from .base import RewardFn, Score, column_of
 
 _WRAPPER = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox|boxed)\s?\{([^{}]{0,500})\}")
 _LEAD = re.compile(
@@ -20,26 +18,27 @@ _LEAD = re.compile(
     r"\b[\s:]*)+",
     re.IGNORECASE,
 )
-# What may follow a label that has no punctuation of its own: "A because ...", but not "A plant" or "3 planets".
-_GOES_ON = r"(?=\s*(?:$|[,;\u2014\u2013&/(]|-\s|(?:because|since|as|is|and|or|due|which|for|rather|not|but)\b))"
+# May follow a label without punctuation: "A because ...", but not "A plant" or "3 planets".
+_AFTER_LABEL = r"(?=\s*(?:$|[,;\u2014\u2013&/(]|-\s|(?:because|since|as|is|and|or|due|which|for|rather|not|but)\b))"
 
 
 class MultipleChoice(RewardFn):
-    r"""1 where the response chooses the right label, else 0, with a reason: a verifier.
+    r"""A verifier: 1 if the response chooses the right label, else 0, with a reason.
 
-    The response is judged by the *last* choice it states: `\boxed{B}`, `<answer>B</answer>`, `#### B`, "the answer is
+    The *last* choice that the response states counts: `\boxed{B}`, `<answer>B</answer>`, `#### B`, "the answer is
     (B)", "Answer: B", "option B is correct", a line that is a label ("B", "**B**", "(B)") or begins with one
-    ("B. photosynthesis"), or the full text of a choice in place of its label, there or as the last line. Lines that go
-    through several choices ("A. ...", "B. ...") state none. A statement that names two labels, or a label and another
-    choice's text, is ambiguous and scores 0. An article is not a label: "A plant needs light" chooses nothing.
+    ("B. photosynthesis"). The full text of a choice may stand for its label, in these places or as the last line.
+    Lines that list several choices ("A. ...", "B. ...") state no choice. A statement with two labels, or with a label
+    and another choice's text, is ambiguous and scores 0. An article is not a label: "A plant needs light" chooses
+    nothing.
 
-    `None`, *cannot be judged*, is given where the gold is not one of the row's labels.
+    The score is `None` (*cannot be judged*) if the gold label is not one of the row's labels.
 
     Args:
         column (`str`): the dataset column of right labels, such as "C" or "3".
-        choices (`str`): the dataset column of `{"label": [...], "text": [...]}`, as ARC has it. Where the dataset has
-            none, the labels are A to E, or 1 to 5 if the gold is a digit, and texts are not understood.
-        name (`str`, *optional*): what logs call it.
+        choices (`str`): the dataset column of `{"label": [...], "text": [...]}`, as in ARC. Without this column the
+            labels are A to E, or 1 to 5 if the gold label is a digit, and texts do not stand for labels.
+        name (`str`, *optional*): the name in logs.
     """
 
     is_verifier = True
@@ -51,11 +50,11 @@ class MultipleChoice(RewardFn):
         self.columns = (column,)
 
     def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:
-        """One score per completion: 1, 0 or `None`, and why.
+        """One score per completion: 1, 0 or `None`, with a reason.
 
         Raises:
             DatasetError: the gold column is missing.
-            RewardError: the column of choices holds something else than labels and texts.
+            RewardError: the column of choices does not hold labels and texts.
         """
         golds = column_of(columns, self.column, self.name)
         rows = columns.get(self.choices, [None] * len(completions))
@@ -65,18 +64,18 @@ class MultipleChoice(RewardFn):
 def _judge(text: str, gold: str, row: Any) -> Score:
     choices = _Choices.read(row, gold)
     if gold not in choices.labels:
-        return Score(None, f"gold {_shown(gold)!r} is not one of the labels {', '.join(choices.labels)}")
+        return Score(None, f"gold {shown(gold)!r} is not one of the labels {', '.join(choices.labels)}")
     labels, statement = choices.chosen(text)
     if len(labels) > 1:
         return Score(0.0, f"ambiguous answer {', '.join(sorted(labels))}")
     if not labels:
-        return Score(0.0, "no answer" if statement is None else f"no choice in {_shown(statement.content)!r}")
+        return Score(0.0, "no answer" if statement is None else f"no choice in {shown(statement.content)!r}")
     label = labels.pop()
     return Score(1.0, "correct") if label == gold else Score(0.0, f"wrong answer {label}")
 
 
 class _Choices:
-    """The labels of a row and, where the dataset has them, their texts."""
+    """The labels of a row and, if the dataset has them, their texts."""
 
     def __init__(self, labels: Sequence[str], texts: Sequence[str] = ()):
         self.labels = tuple(labels)
@@ -88,14 +87,14 @@ class _Choices:
         if row is None:
             return cls("12345" if gold.isdigit() else "ABCDE")
         if not isinstance(row, Mapping) or not {"label", "text"} <= set(row):
-            raise RewardError(f"choices must be {{'label': [...], 'text': [...]}}, got {_shown(repr(row))}")
+            raise RewardError(f"choices must be {{'label': [...], 'text': [...]}}, got {shown(repr(row))}")
         return cls([str(label).strip() for label in row["label"]], [str(text) for text in row["text"]])
 
     def chosen(self, text: str) -> tuple[set[str], Statement | None]:
-        """The labels that the last statement of a choice names, and that statement; `None` if there is none."""
+        """The labels that the last statement of a choice names, and that statement; `None` without a statement."""
         found = [*statements(text), *self._phrases(text), *self._lines(text)]
         for item in sorted(found, key=lambda item: item.start, reverse=True)[:STATEMENTS]:
-            labels = self.named(item.content) or self._labels_of(item.line)  # a text may be two sentences
+            labels = self.named(item.content) or self._labels_of(item.line)  # a choice's text may have two sentences
             if self._written.alone.fullmatch(_unwrapped(item.content)):
                 labels |= self.named(item.line or item.content)  # "B. the text of another choice"
             if (
@@ -104,13 +103,13 @@ class _Choices:
                 and not self._written.alone.fullmatch(_unwrapped(item.content))
             ):
                 continue  # "#### A. The first choice" is a heading
-            # Boxes and #### are deliberate; a sentence about the answer that names no choice is passed over.
+            # Boxes and #### are deliberate statements; a sentence about the answer without a choice is skipped.
             if labels or item.kind != "phrase":
                 return labels, item
         return set(), None
 
     def named(self, statement: str) -> set[str]:
-        """The labels that a statement names, by themselves or by their texts."""
+        """The labels that a statement names directly or by their texts."""
         content = _unwrapped(statement)
         body = _LEAD.sub("", content, count=1) if _LEAD.match(content) else content
         by_text = self._labels_of(content) | self._labels_of(body)
@@ -130,14 +129,14 @@ class _Choices:
         return {self._spelled(match) for match in self._written.bracketed.finditer(body)}
 
     def _phrases(self, text: str) -> Iterator[Statement]:
-        """What `statements` does not look for: "the correct option is B", "(B) is correct"."""
+        """Phrases that `statements` does not cover: "the correct option is B", "(B) is correct"."""
         for match in re.finditer(r"\b(?:option|choice)\s*(?:is|:)[\s*]{0,9}([^\n]{1,500})", text, re.IGNORECASE):
             yield Statement("phrase", match.start(), match[1])
         for match in self._written.called_correct.finditer(text):
             yield Statement("phrase", match.start(), self._spelled(match))
 
     def _lines(self, text: str) -> list[Statement]:
-        """The lines that choose without a word around the choice."""
+        """The lines that state a choice without other words."""
         bare: list[Statement] = []
         listed: dict[str, Statement] = {}
         start, end = 0, len(text.rstrip())
@@ -155,7 +154,7 @@ class _Choices:
         return bare + (list(listed.values()) if len(listed) == 1 else [])
 
     def _labels_of(self, text: str) -> set[str]:
-        """The labels whose text this is; capitals tell two apart that are alike but for them ("WW or Ww")."""
+        """The labels with this text; capitals count only between texts that differ in nothing else ("WW", "Ww")."""
         plain = _plain(text)
         pairs = [pair for pair in zip(self.labels, self.texts, strict=False) if plain]
         exact = {label for label, item in pairs if item == plain}
@@ -167,7 +166,7 @@ class _Choices:
 
 
 class _Patterns(NamedTuple):
-    """How labels are written; each pattern has a group `label`."""
+    """The ways to write a label; each pattern has a group `label`."""
 
     alone: re.Pattern[str]
     first: re.Pattern[str]
@@ -183,10 +182,10 @@ def _patterns(labels: tuple[str, ...]) -> _Patterns:
     return _Patterns(
         alone=re.compile(rf"[(\[]?{label}[)\]]?[.:]?", re.IGNORECASE),
         first=re.compile(
-            rf"(?P<open>\()?{label}(?(open)\))(?P<stop>[.):](?![0-9])\s*)?(?(open)|(?(stop)|{_GOES_ON}))"
+            rf"(?P<open>\()?{label}(?(open)\))(?P<stop>[.):](?![0-9])\s*)?(?(open)|(?(stop)|{_AFTER_LABEL}))"
         ),
         spaced=re.compile(rf"{label}\s+"),
-        joined=re.compile(rf"\s*(?:,|/|&|\band\b|\bor\b)\s*(?:(?:or|and|option)\s)*\(?{label}(?:[).]|{_GOES_ON})"),
+        joined=re.compile(rf"\s*(?:,|/|&|\band\b|\bor\b)\s*(?:(?:or|and|option)\s)*\(?{label}(?:[).]|{_AFTER_LABEL})"),
         bracketed=re.compile(rf"\({label}\)"),
         called_correct=re.compile(
             rf"(?<!\w)\(?{label}[\s*)]{{1,5}}is[\s*]{{1,5}}(?:the\s)?(?:most\s)?(?:correct|right|best)\b"
@@ -195,21 +194,16 @@ def _patterns(labels: tuple[str, ...]) -> _Patterns:
 
 
 def _is_listed(first: re.Match[str]) -> bool:
-    """Whether a line begins as a choice does: "B." or "(B)", but not "A:", which answers a "Q:"."""
+    """Whether a line begins like an item of a list of choices: "B." or "(B)", but not "A:", which answers a "Q:"."""
     return bool(first["open"]) or (first["stop"] or ":")[0] in ".)"
 
 
 def _unwrapped(text: str) -> str:
-    r"""Without `\text{...}`, dollar signs, emphasis, quotes and a full stop around it."""
+    r"""The text without `\text{...}`, dollar signs, and the emphasis and quotes around it."""
     return _WRAPPER.sub(r" \1 ", text).replace("$", "").replace("**", "").strip(" \t\r*_`\"'")
 
 
 def _plain(text: str) -> str:
-    """A choice's text for comparison: single blanks, no article before and no punctuation around it."""
+    """A choice's text for comparison: single blanks, no leading article, no punctuation around it."""
     words = " ".join(_unwrapped(text).split()).strip(" .,;:!?()\"'*")
     return re.sub(r"^(?:a|an|the) (?=\w)", "", words, flags=re.IGNORECASE)
-
-
-def _shown(text: str) -> str:
-    text = " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").split())
-    return text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 3] + "..."

@@ -1,4 +1,4 @@
-"""`ProcessReward`: how sound are the steps of a response, to a process reward model?"""
+"""`ProcessReward`, the scorer that rates the steps of a response with a process reward model."""
 
 from __future__ import annotations
 
@@ -28,52 +28,51 @@ REDUCTIONS: dict[str, Reduce] = {
     "last": lambda scores_S: scores_S[-1],
 }
 LOWEST = -1.0
-LOW_SHARE = 0.1  # of its probability that a causal reward model gives to its two answers: trained ones nearly all
+LOW_SHARE = 0.1  # a trained causal reward model gives nearly all its probability to its two answers
 
 
 class ProcessReward(RewardFn):
-    r"""The lowest step score of a response, in [-1, 1], from a process reward model: a scorer.
+    r"""A scorer: the lowest step score of a response, in [-1, 1], from a process reward model.
 
     A response is split into steps; one forward pass gives each step's probability p of being right; the lowest p
-    (`reduce`) becomes the reward 2p - 1 (paper, section 2.3 and appendix C). Beside a verifier, the total is
+    (`reduce`) becomes the reward 2p - 1 (paper, section 2.3 and appendix C). Together with a verifier the total is
     `1[answer correct] + PRM`.
 
-    Read as they are published: token classifiers (TRL's format), Math-Shepherd, RLHFlow, Qwen2.5-Math-PRM; see
-    `bstar_trl.process_rewards.formats`. A response without steps (nothing but white space and the family's own marks),
-    and one that is longer than the model reads, has no step that can be called right: it gets the lowest reward, -1,
-    and a reason.
+    Four public families work as published: token classifiers (TRL's format), Math-Shepherd, RLHFlow and
+    Qwen2.5-Math-PRM; see `bstar_trl.prm.formats`. A response without steps (only white space and the family's own
+    marks), or longer than the model's context, gets the lowest reward, -1, and a reason.
 
-    Every training process has its own copy of the model, on its own GPU. The weights are loaded here and now, not on
-    the thread that scores beside generation. Only one thread at a time uses them.
+    Every training process has its own copy of the model, on its own GPU. The constructor loads the weights. Only one
+    thread at a time uses them.
 
     Args:
         model (`str` or `PreTrainedModel`): Hub id, folder, or a loaded model.
         format (`str` or `StepFormat`): `"auto"`, `"token-classification"`, `"math-shepherd"`, `"rlhflow"`, `"qwen"`,
-            or a `StepFormat` with options of its own.
+            or a `StepFormat` object.
         reduce (`str` or callable): `"min"`, `"prod"`, `"mean"`, `"last"`, or a function of the step scores, an array
             of shape (steps,) in 0..1, to one number in 0..1.
         split (`str` or callable, *optional*): the text between two steps, or a function from a response to its steps.
             None: the family's (a line break, or a blank line for RLHFlow and Qwen).
-        question (callable, *optional*): from a prompt, as it stands in the dataset, to the question that the model
-            shall read. None: a text as it is; of a conversation, the last message of the user.
-        tokenizer (*optional*): the model's. None: loaded from the model's name.
-        name (`str`, *optional*): what logs call it.
-        device (`str` or `torch.device`, *optional*): where the model scores. None: this process's GPU, or the CPU; a
-            loaded model stays where it is.
+        question (callable, *optional*): from a prompt of the dataset to the question for the model. None: a text
+            unchanged; of a conversation, the user's last message.
+        tokenizer (*optional*): the model's tokenizer. None: loaded from the model's name.
+        name (`str`, *optional*): the name in logs.
+        device (`str` or `torch.device`, *optional*): the device that scores. None: this process's GPU, or the CPU; a
+            loaded model stays on its device.
         dtype (`torch.dtype`, *optional*): precision of the weights. None: bf16 on a GPU, fp32 on the CPU; a loaded
-            model stays as it is.
+            model keeps its precision.
         load_in_4bit (`bool`): NF4 weights; needs bitsandbytes. `model_kwargs` takes any other `quantization_config`.
-        offload (`bool`): keep the model on the CPU while the policy generates: a round's responses are then scored
-            together when the last one is there, and the model goes back.
+        offload (`bool`): keep the model on the CPU while the policy generates. The responses of a round are then
+            scored together after the last one is sampled.
         batch_tokens (`int`, *optional*): tokens per forward pass, padding included. None: 16,384 on a GPU, 4,096 on
             the CPU, where smaller batches are faster.
-        max_length (`int`, *optional*): the most tokens the model reads. None: as its configuration says.
-        trust_remote_code (`bool`): whether code that comes with the weights may run. None of the families needs it.
+        max_length (`int`, *optional*): longest sequence, in tokens. None: the limit in the model's configuration.
+        trust_remote_code (`bool`): run code published with the weights. None of the families needs it.
         model_kwargs (`dict`, *optional*): for `from_pretrained`.
 
     Raises:
-        ConfigurationError: an unknown family or reduction, a tokenizer that is not the family's, bitsandbytes missing;
-            before the weights are loaded. And weights that cannot be loaded, or lack the family's head.
+        ConfigurationError: an unknown family or reduction, a tokenizer of another family, bitsandbytes missing (all
+            before the weights are loaded); weights that cannot be loaded, or lack the family's head.
     """
 
     def __init__(
@@ -130,10 +129,10 @@ class ProcessReward(RewardFn):
         self._warned: set[str] = set()
 
     def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:
-        """One score per completion in [-1, 1], and which of its steps is the weakest.
+        """One score per completion in [-1, 1]; the reason names its weakest step.
 
         Raises:
-            RewardError: the model gave outputs that are not finite, `reduce` something that is no number in 0..1.
+            RewardError: an output of the model is not finite, or a result of `reduce` is outside 0..1.
         """
         return [self._reduced(scores_S) for scores_S in self.step_scores(prompts, completions)]
 
@@ -145,18 +144,18 @@ class ProcessReward(RewardFn):
             completions (`Sequence[str]`): the responses.
 
         Returns:
-            `list[np.ndarray]`: one array of shape (steps,) per completion, in 0..1; empty for one without steps, NaN
-            for one that is longer than the model reads.
+            `list[np.ndarray]`: one array of shape (steps,) per completion, in 0..1; empty for a completion without
+            steps, NaN for one longer than `max_length`.
 
         Raises:
-            RewardError: the model gave outputs that are not finite.
+            RewardError: an output of the model is not finite.
         """
         clean = self.model.format.cleaner(self.model.tokenizer)
         steps = [
             [step for step in split_steps(text_of(completion), self.split) if clean(step)]
             for completion in completions
         ]
-        # Responses alike share one forward pass.
+        # Equal responses share one forward pass.
         keys = [(self.question(prompt), *part) for prompt, part in zip(prompts, steps, strict=True)]
         different = [key for key in dict.fromkeys(keys) if len(key) > 1]
         scores = self._scores([key[0] for key in different], [key[1:] for key in different]) if different else []
@@ -164,13 +163,13 @@ class ProcessReward(RewardFn):
         return [known.get(key, np.empty(0)) for key in keys]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}  # no lock can be copied
+        return {name: value for name, value in vars(self).items() if name != "_lock"}  # locks cannot be pickled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
 
     def close(self) -> None:
-        """Leave the device to others: weights that were loaded here move to the CPU until the next call."""
+        """Free the GPU: weights that this object loaded move to the CPU until the next call."""
         with self._lock:
             self.model.rest()
 
@@ -181,8 +180,8 @@ class ProcessReward(RewardFn):
         if len(fitting) < len(layouts):
             self._warn_once(
                 "length",
-                f"{len(layouts) - len(fitting)} of {len(layouts)} responses are longer than the {limit} tokens that "
-                f"'{self.name}' reads, question included: each gets the lowest reward, {LOWEST:g}",
+                f"{len(layouts) - len(fitting)} of {len(layouts)} responses and their questions are longer than the "
+                f"{limit} tokens that '{self.name}' reads: each gets the lowest reward, {LOWEST:g}",
             )
         scores = [np.full(len(part), np.nan) for part in steps]
         if fitting:
@@ -191,8 +190,8 @@ class ProcessReward(RewardFn):
             if share < LOW_SHARE:
                 self._warn_once(
                     "share",
-                    f"the model of '{self.name}' gives but {share:.1%} of its probability to its two answers, right "
-                    f"and wrong: is it of the family {type(self.model.format).__name__}? (format=...)",
+                    f"the model of '{self.name}' gives only {share:.1%} of its probability to its two answers, right "
+                    f"and wrong: does it belong to the family {type(self.model.format).__name__}? (format=...)",
                 )
             for place, scores_S in zip(fitting, found, strict=True):
                 scores[place] = scores_S
@@ -200,7 +199,7 @@ class ProcessReward(RewardFn):
 
     def _reduced(self, scores_S: np.ndarray) -> Score:
         if not len(scores_S):
-            return Score(LOWEST, "no steps: nothing to read in the response")
+            return Score(LOWEST, "no steps: the response holds nothing but white space and marks")
         if np.isnan(scores_S).any():
             return Score(LOWEST, f"too long: the model reads {self.max_length} tokens, question included")
         value = float(self.reduce(scores_S))

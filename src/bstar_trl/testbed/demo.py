@@ -25,7 +25,7 @@ from .task import is_valid, make_dataset
 
 QUERIES = 300
 GENERATIONS = 16
-REWARD = f"reward@{GENERATIONS}-4"  # whether the responses with the highest rewards are right
+REWARD_METRIC = f"reward@{GENERATIONS}-4"  # whether the 4 responses with the highest rewards are right
 TARGET = 4
 STEPS = 60
 BATCH_SIZE = 64
@@ -38,12 +38,12 @@ Summary = dict[str, Any]
 
 
 class DemoTrainer(BSTaRTrainer):
-    """Counts, besides, how much of what is selected is luck: the right answer at the end of a wrong chain."""
+    """Also measures the lucky share of the selection: right answers at the end of wrong chains."""
 
     lucky_share = 0.0
 
     def select_responses(self, rollouts: Rollouts, setting: Setting) -> Selection:
-        """The parent's selection, looked at with the truth that only a testbed has."""
+        """The parent's selection; compares each response with the truth, which only a testbed knows."""
         selection = super().select_responses(rollouts, setting)
         if len(selection):
             completions = selection.rollouts.reader.read(selection.rollouts.rows_R)
@@ -55,7 +55,7 @@ class DemoTrainer(BSTaRTrainer):
 
 
 class _Observer(TrainerCallback):
-    """Measures the policy after every iteration, and shows the training's progress within one."""
+    """Measures the policy after every iteration, and shows a progress bar within each."""
 
     def __init__(self, measured: Callable[[], dict[str, float]], on_row: Callable[[Summary], None]):
         self.measured = measured
@@ -82,7 +82,7 @@ class _Observer(TrainerCallback):
             "balance_score": balance["balance/score"],
             "selected": int(self.trainer.figures["select/samples"]),
             "lucky_share": self.trainer.lucky_share,
-            REWARD: self.trainer.figures[f"explore/{REWARD}"],
+            REWARD_METRIC: self.trainer.figures[f"explore/{REWARD_METRIC}"],
             "probe_completions": int(balance["balance/probe_completions"]),
             "explore_completions": int(self.trainer.figures["explore/completions"]),
             "seconds": seconds,
@@ -107,14 +107,14 @@ def run_demo(
     """Train the testbed's policy and measure it after each iteration; on the CPU, in fp32.
 
     Args:
-        output_dir (`str` or `Path`): receives `summary.json`, checkpoints none.
+        output_dir (`str` or `Path`): receives `summary.json`.
         iterations (`int`): rounds of probe, explore, score, select, improve.
         seed (`int`): of data, sampling and training.
-        static (`bool`): a fixed setting instead of a balanced one, with as many completions in all.
+        static (`bool`): a fixed setting instead of a balanced one, with the same total number of completions.
         reward (`str`): `"prm"`: the answer and the testbed's process reward model; `"answer"`: the answer alone.
         setting (`tuple[float, float]`): temperature and threshold of a static run.
         save_policy (`bool`): save the trained policy in the folder `policy` of `output_dir`.
-        on_row: told the figures before the first iteration, and those of each iteration after it.
+        on_row: receives the figures before the first iteration and after each one.
 
     Returns:
         `dict`: `initial`, `iterations` and `final` figures, as in `summary.json`.
@@ -125,12 +125,10 @@ def run_demo(
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(
-            f"output_dir must be a folder that can be written to, got {output_dir}: {error}"
-        ) from None
+        raise ConfigurationError(f"output_dir must be a writable folder, got {output_dir}: {error}") from None
     tokenizer = AutoTokenizer.from_pretrained(policy_path())
     model = AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.float32)
-    # A balanced iteration also samples its probe at the temperatures it does not choose.
+    # A balanced iteration also samples its probe at the temperatures that it does not choose.
     probe = PROBE_QUERIES * (len(TEMPERATURES) - 1)
     queries = QUERIES + probe if static else QUERIES
     balance = (
@@ -147,30 +145,11 @@ def run_demo(
         model=model,
         processing_class=tokenizer,
         reward_funcs=[SumMatch(), ProcessReward(prm_path(), dtype=torch.float32)] if reward == "prm" else [SumMatch()],
-        args=BSTaRConfig(
-            output_dir=str(output_dir),
-            max_steps=iterations * STEPS,
-            iteration_steps=STEPS,
-            queries_per_iteration=queries,
-            samples_per_iteration=TARGET * queries,
-            num_generations=GENERATIONS,
-            balance_target=TARGET,
-            per_device_train_batch_size=BATCH_SIZE,
-            generation_chunk_size=1600,
-            max_completion_length=40,
-            learning_rate=1e-3,
-            lr_scheduler_type="linear",
-            seed=seed,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            save_strategy="no",
-            report_to="none",
-        ),
+        args=_arguments(output_dir, iterations, queries, seed),
         train_dataset=make_dataset(TRAINING_SUMS, MIX, seed=seed),
         callbacks=[balance, observer],
     )
-    trainer.remove_callback(ProgressCallback)  # it prints every log line; the table says it in one row
+    trainer.remove_callback(ProgressCallback)  # it prints every log line; the table has one row per iteration
     observer.trainer = trainer
     initial = measured()
     on_row(initial)
@@ -181,3 +160,26 @@ def run_demo(
     summary = {"initial": initial, "iterations": observer.rows, "final": final}
     (Path(output_dir) / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def _arguments(output_dir: str | Path, iterations: int, queries: int, seed: int) -> BSTaRConfig:
+    return BSTaRConfig(
+        output_dir=str(output_dir),
+        max_steps=iterations * STEPS,
+        iteration_steps=STEPS,
+        queries_per_iteration=queries,
+        samples_per_iteration=TARGET * queries,
+        num_generations=GENERATIONS,
+        balance_target=TARGET,
+        per_device_train_batch_size=BATCH_SIZE,
+        generation_chunk_size=1600,
+        max_completion_length=40,
+        learning_rate=1e-3,
+        lr_scheduler_type="linear",
+        seed=seed,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        save_strategy="no",
+        report_to="none",
+    )

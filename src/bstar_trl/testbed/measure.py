@@ -1,4 +1,4 @@
-"""What a policy can do on held-out sums: right answers, valid chains, and how many different ones it finds."""
+"""Measuring a policy on held-out sums: right answers, valid chains, and the number of distinct ones."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from .task import answer_of, answer_to, draw_prompts, is_valid, terms_of
 SAMPLED_QUERIES = 100
 GREEDY_QUERIES = 300
 RESPONSES = 32
-BATCH_SIZE = 1600
+CHUNK_SIZE = 1600
 MAX_LENGTH = 40
 
 
 def measure(model: Any, tokenizer: Any, *, seed: int = 0) -> dict[str, float]:
-    """Metrics on held-out 5-term sums and, with the suffix `_6`, 6-term sums: 32 responses at T = 1, and greedy ones.
+    """Metrics on held-out sums of 5 terms and, with the suffix `_6`, of 6: 32 responses at T = 1, and a greedy one.
 
     A response that did not end by itself is neither right nor valid.
 
     Args:
-        model: a causal language model; its mode and the global random state are left as they were.
-        tokenizer: the testbed's.
+        model: a causal language model; its mode and the global random state do not change.
+        tokenizer: the testbed's tokenizer.
         seed (`int`): of the samples; the sums are the same for every seed.
 
     Returns:
         `dict[str, float]`: `pass@1`, `valid@1`, `greedy_valid`, `pass@32`, `pass@32-4` (right answers), `valid@32-4`
-        (valid chains), `distinct_valid` (different valid chains per query, of 32), and the same with `_6`.
+        (valid chains), `distinct_valid` (distinct valid chains per query among 32), and the same with `_6`.
     """
     figures: dict[str, float] = {}
     with tqdm(total=2 * (SAMPLED_QUERIES * RESPONSES + GREEDY_QUERIES), desc="Measuring", leave=False) as bar:
@@ -81,7 +81,7 @@ def _is_right(prompt: str, response: str | None) -> bool:
 def sample(
     model: Any, tokenizer: Any, prompts: Sequence[str], *, temperature: float, seed: int, bar: tqdm | None = None
 ) -> list[str | None]:
-    """A response to each prompt (temperature 0: greedy); `None` where it did not end by itself."""
+    """A response to each prompt (temperature 0: greedy); `None` for one that did not end by itself."""
     was_training = model.training
     model.eval()
     responses: list[str | None] = []
@@ -90,8 +90,8 @@ def sample(
         kind |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for start in range(0, len(prompts), BATCH_SIZE):
-            batch = list(prompts[start : start + BATCH_SIZE])
+        for start in range(0, len(prompts), CHUNK_SIZE):
+            batch = list(prompts[start : start + CHUNK_SIZE])
             inputs = tokenizer(batch, return_tensors="pt", padding=True).to(model.device)
             inputs.pop("token_type_ids", None)
             output = model.generate(**inputs, max_new_tokens=MAX_LENGTH, **kind)

@@ -1,4 +1,4 @@
-"""The testbed's verifier, which sees only the answer."""
+"""The testbed's verifier, which reads only the answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .task import answer_of
 
 
 class SumMatch(RewardFn):
-    """1 where the digit after the last `=` is the right one, else 0: the verifier."""
+    """A verifier: 1 if the digit after the last `=` is right, else 0."""
 
     is_verifier = True
     columns = ("answer",)

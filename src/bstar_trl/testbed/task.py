@@ -1,8 +1,8 @@
 """The task: a sum modulo 10, `7+1+5+9+8=`, answered by a chain that merges one adjacent pair at a time.
 
-`8+5+9+8=3+9+8=2+8=0` is a response to it. Two truths can be told apart, which no real data set allows: whether the
-*answer* is right, which is all that a verifier sees (a blind guess is right one time in ten), and whether the *chain*
-is valid, every step following from the one before.
+`8+5+9+8=3+9+8=2+8=0` is a response to it. Unlike a real dataset, the task tells two truths apart: whether the *answer*
+is right (the verifier sees nothing else; a blind guess is right one time in ten), and whether the *chain* is valid,
+that is, every step follows from the step before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MODULUS = 10
-HELD_OUT_SHARE = 10  # one sum in ten is held out, whichever seed draws it
+HELD_OUT_SHARE = 10  # one sum in ten is held out, for every seed
 
 
 def random_terms(rng: np.random.Generator, count: int) -> list[int]:
@@ -59,34 +59,34 @@ def follows(before: str, after: str) -> bool:
 
 
 def is_valid(prompt: str, response: str) -> bool:
-    """Whether every step of the chain follows, down to a single digit."""
+    """Whether every step follows from the step before, and the last one is a single digit."""
     segments = [prompt.removesuffix("="), *response.split("=")]
     return "+" not in segments[-1] and all(follows(*pair) for pair in pairwise(segments))
 
 
 def answer_of(response: str) -> str | None:
-    """What stands after the last `=`: the answer, if it is a single digit."""
+    """The text after the last `=`, if it is a single digit; else `None`."""
     last = response.rsplit("=", 1)[-1]
     return last if len(last) == 1 and last in "0123456789" else None
 
 
 def is_held_out(prompt: str) -> bool:
-    """Whether a sum belongs to the held-out tenth: a property of the sum itself, so no draw can mix the two."""
+    """Whether a sum belongs to the held-out tenth; this depends on the sum alone, so no seed can mix the two parts."""
     digest = hashlib.blake2b(prompt.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % HELD_OUT_SHARE == 0
 
 
 def draw_prompts(count: int, mix: Sequence[int], *, seed: int, held_out: bool = False) -> list[str]:
-    """Distinct sums with `mix` terms in turn, all of the held-out part or none.
+    """Distinct sums with `mix` terms in turn, all held out or all not.
 
     Args:
-        count (`int`): how many.
+        count (`int`): number of sums.
         mix (`Sequence[int]`): numbers of terms, each at least 2; `(5, 5, 6)` gives two thirds of 5 terms.
         seed (`int`): the same seed draws the same sums.
-        held_out (`bool`): from which part.
+        held_out (`bool`): draw from the held-out part.
 
     Raises:
-        ConfigurationError: there are not that many such sums.
+        ConfigurationError: there are too few such sums.
     """
     for terms in set(mix):
         wanted = count * list(mix).count(terms) / len(mix)

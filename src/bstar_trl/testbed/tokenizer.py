@@ -1,4 +1,4 @@
-"""The testbed's tokenizer: a token per character, padding and EOS of their own."""
+"""The testbed's tokenizer: one token per character, and separate tokens for padding and EOS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALPHABET = "0123456789+="
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A Hugging Face tokenizer that `AutoTokenizer` loads without code of ours; it adds no special tokens."""
+    """A Hugging Face tokenizer that `AutoTokenizer` loads without this package; it adds no special tokens."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from ..engines import pad_rows
 from ..errors import ConfigurationError
 from ..records import Completion
 
@@ -68,8 +69,9 @@ class TrainingBatches:
         step, micro_batch = divmod(self.served, self.shape.accumulation)
         self.served += 1
         chosen = [self.samples[index] for index in self._order_SAPB[step, micro_batch, process_index]]
-        prompts = _padded([item.prompt_ids for item in chosen], pad_token_id, "left", pad_to_multiple_of)
-        completions = _padded([item.token_ids for item in chosen], pad_token_id, "right", pad_to_multiple_of)
+        multiple = pad_to_multiple_of
+        prompts = pad_rows([item.prompt_ids for item in chosen], pad_token_id, "left", pad_to_multiple_of=multiple)
+        completions = pad_rows([item.token_ids for item in chosen], pad_token_id, "right", pad_to_multiple_of=multiple)
         num_tokens = sum(len(self.samples[index].token_ids) for index in self._order_SAPB[step].ravel())
         return {
             "input_ids": torch.cat([prompts[0], completions[0]], dim=1),
@@ -133,18 +135,3 @@ class Ticks(DataLoader):
 
 def _empty(_: Any) -> dict[str, Any]:
     return {}
-
-
-def _padded(
-    rows: Sequence[Sequence[int]], pad_token_id: int, side: str, multiple: int | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and their mask, both of shape (rows, longest row, rounded up to `multiple`)."""
-    width = max(len(row) for row in rows)
-    width = width if multiple is None else -(-width // multiple) * multiple
-    token_ids = torch.full((len(rows), width), pad_token_id)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for index, row in enumerate(rows):
-        place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        token_ids[index, place] = torch.tensor(list(row), dtype=torch.long)
-        mask[index, place] = 1
-    return token_ids, mask

@@ -20,17 +20,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
-from ..engines import (
-    Engine,
-    Job,
-    ModelSampler,
-    Sampled,
-    checked_tokenizer,
-    eos_token_ids,
-    job_seed,
-    prompt_ids,
-    vllm_sample,
-)
+from ..engines import Decoder, Engine, Job, Sample, as_sample, checked_tokenizer, eos_token_ids, job_seed, prompt_ids
 from ..errors import DatasetError, UnsupportedOptionError
 from ..records import Completion, FinishReason, Request
 
@@ -204,9 +194,9 @@ class GenerateEngine:
         self.chunk_size = chunk_size
         kwargs = {name: value for name, value in trainer.generation_kwargs.items() if value is not None}
         policy = trainer.accelerator.unwrap_model(trainer.model)
-        self.decoder = ModelSampler(tokenizer, kwargs, eos_token_ids(tokenizer, policy))
+        self.decoder = Decoder(tokenizer, kwargs, eos_token_ids(tokenizer, policy))
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sample]]]:
         # A process without jobs takes part all the same: unwrapping a distributed model is a collective.
         with self._policy() as model:
             yield from self.decoder.run(model, jobs, self.chunk_size)
@@ -252,9 +242,9 @@ class _VLLMEngine:
             "max_tokens": self.vllm.max_completion_length,
         } | extra
 
-    def sampled(self, token_ids: Sequence[int], finish_reason: str | None) -> Sampled:
+    def sampled(self, token_ids: Sequence[int], finish_reason: str | None) -> Sample:
         """What vLLM returned for a job."""
-        return vllm_sample(token_ids, finish_reason, self.eos_token_ids)
+        return as_sample(token_ids, finish_reason, self.eos_token_ids)
 
 
 class ColocatedEngine(_VLLMEngine):
@@ -264,7 +254,7 @@ class ColocatedEngine(_VLLMEngine):
         super().__init__(trainer, tokenizer)
         self.jobs_per_call = VLLM_CHUNKS_PER_CALL * chunk_size
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sample]]]:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
@@ -305,7 +295,7 @@ class ServerEngine(_VLLMEngine):
 
     max_in_flight = 64
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sampled]]]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sample]]]:
         shares = gather_object([list(jobs)])
         accelerator = self.trainer.accelerator
         payload: list[Any] = [None]
@@ -316,7 +306,7 @@ class ServerEngine(_VLLMEngine):
         start = sum(len(share) for share in shares[: accelerator.process_index])
         yield list(range(len(jobs))), sampled[start : start + len(jobs)]
 
-    def _complete(self, job: Job) -> Sampled:
+    def _complete(self, job: Job) -> Sample:
         client = self.vllm.vllm_client
         body = {
             "model": client.model,

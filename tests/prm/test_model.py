@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bstar_trl.prm.runner import pack, padded
+from bstar_trl.prm.model import pack
 
 
 @pytest.mark.parametrize("budget", [1, 100, 4096])
@@ -20,9 +20,3 @@ def test_batches_hold_everything_within_the_budget(budget):
     if budget == 4096:
         cells = sum(len(batch) * most for batch, most in zip(batches, longest, strict=True))
         assert cells < 1.1 * sum(lengths)  # in the order they came it is about twice as much
-
-
-def test_padding_is_on_the_right():
-    token_ids_BT, mask_BT = padded([[5, 6, 7], [8]], 0)
-    assert token_ids_BT.tolist() == [[5, 6, 7], [8, 0, 0]]
-    assert mask_BT.tolist() == [[1, 1, 1], [1, 0, 0]]
