@@ -1,4 +1,4 @@
-"""`BalanceCallback`: retunes temperature and threshold in every iteration (paper, section 3.3 and algorithm 1)."""
+"""`BalanceCallback` chooses temperature and threshold in every iteration (paper, section 3.3 and algorithm 1)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Sample = Callable[[Sequence[Request]], Rollouts]
 
 class BalanceCallback(TrainerCallback):
     """
-    Chooses the sampling temperature and the reward threshold of each iteration: those with the largest mean balance
-    score (equation 3 of the paper) on what the policy samples now.
+    Chooses the sampling temperature and the reward threshold of each iteration: the pair with the largest mean balance
+    score (equation 3 of the paper) on responses of the current policy.
 
     A probe samples a part of the iteration's queries at every temperature; the responses at the chosen one are kept
     as those queries' exploration. The threshold is then chosen once more on all responses of the iteration. With one
@@ -89,7 +89,7 @@ class BalanceCallback(TrainerCallback):
         Args:
             plan (`IterationPlan`): N, n* and the steps of an iteration.
             num_generations (`int`): K, responses per query.
-            temperature (`float`): `args.temperature`: what the first iteration falls back to.
+            temperature (`float`): `args.temperature`, which the first iteration falls back to.
             seed (`int`): of the samples.
         """
         self.temperatures = self._given_temperatures or (float(temperature),)
@@ -183,12 +183,12 @@ class BalanceCallback(TrainerCallback):
         return entry
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log the last step of every iteration, however rarely the others are: no iteration is missing in the logs."""
+        """Log the last step of every iteration, so that no iteration is missing in the logs."""
         if state.global_step % self._iteration_steps == 0 and args.logging_strategy != IntervalStrategy.NO:
             control.should_log = True
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: history, setting, and the generator behind the samples' seeds."""
+        """What a resumed run needs: history, setting, and the generator that seeds the samples."""
         return {
             "history": [dict(entry) for entry in self.history],
             "setting": dataclasses.asdict(self.setting),
@@ -216,7 +216,7 @@ class BalanceCallback(TrainerCallback):
         )
 
     def _best_of(self, probed: Rollouts) -> Setting:
-        """The best pair on the probe; among equal temperatures the lowest, and the previous setting if all fail."""
+        """The best pair on the probe: of equal scores the lowest temperature, of none the previous setting."""
         best = Setting(self.setting.temperature, self.setting.threshold, 0.0)
         for temperature in self.temperatures:
             threshold, score = self._best_threshold(probed.at(temperature))
@@ -224,7 +224,7 @@ class BalanceCallback(TrainerCallback):
                 best = Setting(temperature, threshold, score)
         if best.score <= 0:
             logger.warning(
-                "The probe found no correct response at any temperature (%s): the previous setting, T = %g, is kept.",
+                "The probe found no correct response at any temperature (%s); the previous setting, T = %g, is kept.",
                 ", ".join(f"{value:g}" for value in self.temperatures),
                 best.temperature,
             )

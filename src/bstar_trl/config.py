@@ -20,10 +20,9 @@ CHUNK_WITHOUT_VLLM = 128
 DEFAULT_STEPS = 100
 DEFAULT_TARGET = 5.0
 
-# The loss is a likelihood and a response is kept or not: what shapes GRPO's policy gradient has no effect here. Nor
-# has transformers' continuous batching (responses come from `generate` or from vLLM), nor what is about loading rows
-# (they are read where they are sampled from) or about the parent's evaluation loop (`evaluate` has its own), nor what
-# only tools and images need.
+# TRL's options without effect: those of the policy gradient (the loss is a likelihood), of continuous batching
+# (responses come from `generate` or vLLM), of row loading (queries are read as they are sampled), of the parent's
+# evaluation loop (`evaluate` has its own), of tools and of images.
 WITHOUT_EFFECT = (
     "beta",
     "loss_type",
@@ -88,7 +87,7 @@ WITHOUT_EFFECT = (
 
 @dataclass(frozen=True)
 class IterationPlan:
-    """The numbers of one iteration, all decided.
+    """The numbers of one iteration.
 
     Args:
         num_queries (`int`): N, queries explored.
@@ -147,55 +146,27 @@ class BSTaRConfig(GRPOConfig):
         ConfigurationError: a number is outside its range.
     """
 
+    # The parameters' full descriptions stand in the docstring; these are for `--help`.
     learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})
-    num_generations: int = field(
-        default=16, metadata={"help": "Responses sampled per query (K in the paper), at least 2."}
-    )
-    iteration_steps: int | None = field(
-        default=None,
-        metadata={
-            "help": "Optimizer steps of one iteration. If `None`, as many as it takes to see `samples_per_iteration` "
-            "responses once."
-        },
-    )
+    num_generations: int = field(default=16, metadata={"help": "Responses per query (K in the paper), at least 2."})
+    iteration_steps: int | None = field(default=None, metadata={"help": "Optimizer steps of one iteration."})
     queries_per_iteration: int | None = field(
-        default=None,
-        metadata={
-            "help": "Queries explored in one iteration (N in the paper). If `None`, the smaller of the dataset's size "
-            "and what `iteration_steps` (or 100) steps need."
-        },
+        default=None, metadata={"help": "Queries explored in one iteration (N in the paper)."}
     )
     samples_per_iteration: int | None = field(
-        default=None,
-        metadata={
-            "help": "Selected responses trained on in one iteration (M in the paper). If `None`, `balance_target` "
-            "times `queries_per_iteration`."
-        },
+        default=None, metadata={"help": "Selected responses trained on in one iteration (M in the paper)."}
     )
     balance_target: float | None = field(
-        default=None,
-        metadata={
-            "help": "Correct responses wanted per query (n* in the paper), in 1..num_generations. If `None`, M / N "
-            "where both are set, else the smaller of 5 and half of `num_generations`."
-        },
+        default=None, metadata={"help": "Correct responses wanted per query (n*), in 1..num_generations."}
     )
     verifier: str | None = field(
-        default=None,
-        metadata={
-            "help": "Name or index of the reward function that says correct or not. Needed where there are several "
-            "and not exactly one of them is a verifier of this package."
-        },
+        default=None, metadata={"help": "Name or index of the reward function that says correct or not."}
     )
     inheritance: Literal["online", "iterative", "restart"] = field(
-        default="online",
-        metadata={
-            "help": "What an iteration takes over from the one before: 'online' weights, optimizer and schedule, "
-            "'iterative' the weights, 'restart' nothing."
-        },
+        default="online", metadata={"help": "What an iteration takes over from the one before."}
     )
     generation_chunk_size: int | None = field(
-        default=None,
-        metadata={"help": "Completions in flight per process. If `None`, 512 with vLLM and 128 without."},
+        default=None, metadata={"help": "Completions in flight per process; by default 512 with vLLM, 128 without."}
     )
 
     def __post_init__(self) -> None:
@@ -207,9 +178,9 @@ class BSTaRConfig(GRPOConfig):
             self.bf16 = False  # TRL's default would refuse a machine that has no bf16
         self._claim_chunk_size()
         eval_generations = self.num_generations_eval
-        # The parent insists that whole groups of K fill its generation batch and its evaluation batch. B-STaR chunks
-        # its sampling itself and evaluates in a loop of its own, so it gets numbers that always pass; the real ones
-        # follow, once the number of processes is known.
+        # The parent demands that whole groups of K fill its generation batch and its evaluation batch. B-STaR divides
+        # its sampling and its evaluation itself, so the parent gets numbers that always pass. The real numbers follow
+        # below, where the number of processes is known.
         self.steps_per_generation, self.generation_batch_size = self.num_generations, None
         self.num_generations_eval = 1
         super().__post_init__()
@@ -262,7 +233,7 @@ class BSTaRConfig(GRPOConfig):
                 f"{num_queries} x num_generations {self.num_generations}), got {num_samples}"
             )
         num_steps = self.iteration_steps or math.ceil(num_samples / batch_size)
-        # What follows from the steps may exceed them by rounding, by less than a query's worth.
+        # Numbers that follow from the steps may exceed them by a rounding, which is less than one query's share.
         derived = self.samples_per_iteration is None and self.queries_per_iteration is None
         if num_samples > num_steps * batch_size and not derived:
             warnings.warn(
@@ -274,15 +245,14 @@ class BSTaRConfig(GRPOConfig):
 
     def ineffective_options(self) -> list[str]:
         """TRL's options that were set, but have no effect on B-STaR."""
-        # A config derived from GRPO's may hold a deprecated spelling that the parent has already translated.
         return [name for name, default in self._neutral_options().items() if getattr(self, name) != default]
 
     @contextmanager
     def as_parent_sees_it(self) -> Iterator[None]:
-        """What GRPO's trainer is built with: temperature 1 and no trace of the policy gradient; then put back.
+        """Within, GRPO's trainer is built with temperature 1 and without a policy gradient; then the values return.
 
-        The temperature is baked into the parent's log-probabilities, which the likelihood needs at T = 1. The
-        importance sampling correction would make it ask a vLLM server for log-probabilities that nobody reads.
+        The parent captures the temperature in its log-probabilities, which the likelihood needs at T = 1. With the
+        importance sampling correction it would ask a vLLM server for log-probabilities that nobody reads.
         """
         neutral = self._neutral_options() | {"temperature": 1.0, "vllm_importance_sampling_correction": False}
         mine = {name: getattr(self, name) for name in neutral}
@@ -337,12 +307,15 @@ class BSTaRConfig(GRPOConfig):
         return target, f"min({DEFAULT_TARGET:g}, num_generations / 2) = {target:g}"
 
     def _prefer_pass_at_1(self) -> None:
-        """Where the parent would default (or has defaulted) to the evaluation loss, which there is none of: pass@1."""
+        """There is no evaluation loss, which the parent defaults to, so pass@1 is the default."""
         if self.wants_best_model and self.metric_for_best_model in (None, "loss", "eval_loss"):
             self.metric_for_best_model, self.greater_is_better = "eval_pass@1", True
 
     def _claim_chunk_size(self) -> None:
-        """TRL's two names for the same thing, where exactly one is set. Both: derived before (`replace`), stale."""
+        """Read the chunk size from either of TRL's two names for it.
+
+        If both are set, they come from an earlier `__post_init__` and are ignored.
+        """
         if self.generation_chunk_size is None and (self.steps_per_generation is None) != (
             self.generation_batch_size is None
         ):

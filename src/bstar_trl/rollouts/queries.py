@@ -48,7 +48,7 @@ class MapQueries(Mapping[int, dict[str, Any]]):
         return len(self.dataset)
 
     def state_dict(self) -> dict[str, Any]:
-        """What continues the stream elsewhere."""
+        """What continues the stream in another process."""
         return {"epoch": self.epoch, "remaining": list(self._remaining)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -97,7 +97,7 @@ class StreamQueries(Mapping[int, dict[str, Any]]):
         return len(self._rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """What continues the stream elsewhere."""
+        """What continues the stream in another process."""
         return {"epoch": self.epoch, "position": self._position, "next_id": self._next_id}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

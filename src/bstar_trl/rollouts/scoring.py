@@ -1,4 +1,4 @@
-"""Scoring: calls the reward functions as TRL would, while generation goes on, and checks what they return.
+"""Scoring: calls the reward functions as TRL would, in chunks, and checks their results.
 
 Scoring is local: each process scores its own responses. TRL's own scoring ends in a collective and turns `None` into
 NaN, so it cannot run per chunk and cannot tell "not applicable" from "broken".
@@ -29,7 +29,7 @@ TRL_KEYWORDS = ("prompts", "completions", "completion_ids", "trainer_state", "lo
 
 @dataclass(frozen=True)
 class Scores:
-    """What the reward functions said of R responses, by column (see `Rollouts`)."""
+    """The scores of R responses, by column (see `Rollouts`)."""
 
     values_RF: np.ndarray
     reasons_R: np.ndarray
@@ -39,7 +39,7 @@ class Scores:
 
 @dataclass
 class _Batch:
-    """Responses on their way through the reward functions; a result per function, some still under way."""
+    """Responses that are being scored, and a result per reward function."""
 
     completions: Sequence[Completion]
     prompts: Sequence[Any]
@@ -82,14 +82,14 @@ class Scorer:
         self.chat_template_kwargs = chat_template_kwargs or {}
         self.batch_size = batch_size
         self.correct_at = float(getattr(self.functions[verifier], "correct_at", 1.0))
-        # The package's own rewards run beside generation, on one thread, in order; whatever a user passes is called
-        # on the main thread, since it may use signals or the global random state.
+        # The package's own rewards run beside generation, on one thread, in order. A user's function is called between
+        # chunks on the main thread, since it may use signals or the global random state.
         self._beside = BackgroundThread("bstar-scoring")
         self._async = BackgroundLoop("bstar-async")
         self._batches: list[_Batch] = []
 
     def add(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]], trainer_state: Any) -> None:
-        """Start scoring these responses; `rows` are their dataset rows. Raises what earlier ones have raised."""
+        """Start scoring these responses; `rows` are their dataset rows. Raises the errors of earlier calls."""
         for batch in self._batches:
             for result in batch.results:
                 if result.done():
@@ -126,14 +126,14 @@ class Scorer:
         self._batches.append(batch)
 
     def discard(self) -> None:
-        """Forget what a round that was interrupted or failed has left behind."""
+        """Drop the responses of a round that was interrupted or failed."""
         for batch in self._batches:
             for result in batch.results:
                 result.cancel()
         self._batches = []
 
     def finish(self) -> Scores:
-        """Everything added since the last `finish`, in the order it was added."""
+        """The scores of everything added since the last `finish`, in that order."""
         for index, function in enumerate(self.functions):
             if isinstance(function, RewardFn) and not function.beside_generation:
                 self._score_together(index, function)
@@ -180,7 +180,7 @@ class Scorer:
         return self.judged(values_RF) & (np.nan_to_num(values_RF[:, self.verifier]) >= self.correct_at)
 
     def close(self) -> None:
-        """Let go of threads and of what the rewards hold. The scorer stays usable."""
+        """End the threads and close the rewards. The scorer stays usable."""
         self.discard()
         self._async.close()
         self._beside.close()
@@ -189,7 +189,7 @@ class Scorer:
                 function.close()
 
     def _score_together(self, index: int, function: RewardFn) -> None:
-        """One call of a reward that waited for the last response, with the responses of all batches."""
+        """Score all batches in one call of a reward that waits for the last response."""
         batches = self._batches
         sizes = [len(batch.completions) for batch in batches]
         starts = [sum(sizes[:place]) for place in range(len(sizes))]
@@ -218,7 +218,11 @@ class Scorer:
         return self._checked(index, completions, await call())
 
     def _checked(self, index: int, completions: Sequence[Completion], output: Any) -> list[Score]:
-        """A reward function's output as scores; an error that names the function and the row where it is none."""
+        """A reward function's output as scores.
+
+        Raises:
+            RewardError: the output is no list of finite numbers, one per completion; names the function and the row.
+        """
         name = self.names[index]
         try:
             items = list(output)

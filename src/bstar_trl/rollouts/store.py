@@ -48,7 +48,7 @@ class RolloutStore:
         values_RF: np.ndarray,
         reasons_R: np.ndarray,
     ) -> Rollouts:
-        """Keep this process's responses, four bytes a token; returns those of all processes, in their order.
+        """Keep this process's responses, four bytes a token; returns the columns of all processes, in their order.
 
         A collective: every process calls it, if only with no responses.
         """

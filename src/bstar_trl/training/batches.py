@@ -32,8 +32,8 @@ class BatchShape:
 class TrainingBatches:
     """Serves exactly `num_steps` optimizer steps from the selected samples, reshuffled each time they run out.
 
-    Every process holds all selected samples and draws the same order, so that the tokens of a global batch are counted
-    without asking anybody.
+    Every process holds all selected samples and draws the same order, so that each process counts the tokens of a
+    global batch by itself.
 
     Args:
         samples (`Sequence[Completion]`): the selected responses, at least one.
@@ -93,7 +93,7 @@ class TrainingBatches:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any], shape: BatchShape) -> TrainingBatches:
-        """Continue where `state` was taken; the order holds for whatever shape has the same step size.
+        """Continue where `state` was taken. The shape may differ, as long as its step size is the same.
 
         Raises:
             ConfigurationError: another step size.
@@ -117,12 +117,12 @@ class TrainingBatches:
 
 
 class Ticks(DataLoader):
-    """An empty batch for each micro-batch to come; what is in it the iteration decides.
+    """Yields a placeholder for each micro-batch; `_prepare_inputs` fills it.
 
     Args:
         size (`int`): micro-batches.
-        responses (`int`): responses in one of them, over all processes; the parent counts its samples by it.
-        num_workers (`int`): TRL's `dataloader_num_workers`; there is nothing for them to load, so none is started.
+        responses (`int`): responses in a micro-batch over all processes, from which the parent counts its samples.
+        num_workers (`int`): TRL's `dataloader_num_workers`; no worker starts, since there is nothing to load.
     """
 
     def __init__(self, size: int, responses: int, num_workers: int):

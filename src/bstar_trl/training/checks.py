@@ -1,4 +1,4 @@
-"""What can be refused or warned about before any weight is loaded."""
+"""Checks before any weight is loaded: what is refused, and what is warned about."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def prepare(
 
 
 def check_options(args: BSTaRConfig, train_dataset: Any, unsupported: Mapping[str, Any]) -> None:
-    """Refuse what B-STaR cannot do; warn once of what has no effect on it.
+    """Refuse options that B-STaR cannot honour; warn once of options without effect.
 
     Raises:
         UnsupportedOptionError: tools, environments, a rollout function.
@@ -233,10 +233,10 @@ def find_verifier(functions: Sequence[Any], wanted: str | int | None) -> int:
         return 0
     verifiers = [index for index, item in enumerate(functions) if isinstance(item, RewardFn) and item.is_verifier]
     if len(verifiers) != 1:
-        count = "none" if not verifiers else f"{len(verifiers)}"
         raise ConfigurationError(
-            f"with several rewards exactly one must be the verifier, the one that says correct or not; {count} of "
-            f"these says so of itself: {listed}. Name it: BSTaRConfig(verifier=...)"
+            "with several rewards exactly one must be the verifier, which says correct or not; "
+            f"{len(verifiers) or 'none'} of these is one of the package's verifiers: {listed}. Name the verifier: "
+            "BSTaRConfig(verifier=...)"
         )
     return verifiers[0]
 

@@ -1,7 +1,7 @@
 """Evaluation: greedy and sampled metrics on held-out rows, in a loop over rows with an index.
 
-TRL's evaluation loader splits the repeats of a query over batches and pads with duplicates, so no figure per query
-could be right there. A likelihood of unselected samples means nothing, so there is no `eval_loss`.
+TRL's evaluation loader splits the repeats of a query over batches and pads with duplicates, so its figures per query
+would be wrong. A likelihood of unselected samples means nothing, so there is no `eval_loss`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GREEDY = 0.0
 
 
 def evaluation_datasets(given: Any, of_trainer: Any) -> dict[str, Any]:
-    """What to evaluate on, by what to append to the metrics' prefix: nothing, or `_<name>` where there are several.
+    """Datasets to evaluate on, by the suffix of the metrics' prefix: `""`, or `_<name>` where there are several.
 
     Args:
         given: a dataset, a dict of them, the name of one of the trainer's, or `None`: the trainer's.

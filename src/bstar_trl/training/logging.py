@@ -1,4 +1,4 @@
-"""The figures of an iteration, and in which form they reach the logs."""
+"""The figures of an iteration, and the forms in which they are logged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..records import Grids, Request, Rollouts, Selection, Setting
 from ..rollouts.round import Sampler
 from ..rollouts.scoring import Scorer
 
-EQUATION_QUERIES = 100  # reading texts is what costs: distinct equations are measured on this many queries
+EQUATION_QUERIES = 100  # distinct equations are measured on this many queries, because reading texts is slow
 PASS_S = 4
 
 
@@ -29,7 +29,7 @@ def iteration_metrics(rollouts: Rollouts, selection: Selection, sampler: Sampler
     Only the exploration counts, not the probe's samples at other temperatures. A collective.
     """
     grids = rollouts.grids
-    # Figures of K responses need K of every query; an `explore` of one's own may have sampled unevenly.
+    # Figures of K responses need K of every query, but a user's `explore` may sample unevenly.
     is_even = bool((grids.index_NK >= 0).all())
     return {
         **_exploration(rollouts, grids),
@@ -58,7 +58,7 @@ def pass_metrics(correct_NK: np.ndarray, text_ids_NK: np.ndarray) -> dict[str, f
 
 
 def _exploration(rollouts: Rollouts, grids: Grids) -> dict[str, float]:
-    coolest = rollouts.temperatures_R.min()  # a mean of equal numbers, to the last bit
+    coolest = rollouts.temperatures_R.min()  # subtracted first, so that equal temperatures average exactly
     figures = {
         "temperature": float(coolest + (rollouts.temperatures_R - coolest).mean()),
         "completions": float(len(rollouts)),
@@ -67,7 +67,7 @@ def _exploration(rollouts: Rollouts, grids: Grids) -> dict[str, float]:
         "unjudged": float(1 - rollouts.judged_R.mean()),
         "distinct_equations": _distinct_equations(rollouts, grids),
     }
-    # No correct response holds an equation: there is no such figure.
+    # `distinct_equations` is NaN where no correct response holds an equation.
     return {f"explore/{name}": value for name, value in figures.items() if not math.isnan(value)}
 
 
@@ -140,7 +140,7 @@ def explain_empty(rollouts: Rollouts, setting: Setting, args: BSTaRConfig) -> st
         return (
             f"no response of {len(rollouts)} was correct at temperature {setting.temperature:g}: try an easier "
             "dataset, more responses per query (num_generations), a stronger starting model, or another `correct_at` "
-            "where the verifier's values are no 0/1"
+            "where the verifier's values are not 0 and 1"
         )
     if not rollouts.correct_R[rollouts.ended_R].any():
         return (
