@@ -132,7 +132,8 @@ def test_the_reader_of_imports_sees_them_all(tmp_path):
     path = tmp_path / "tool.py"
     path.write_text(
         "from typing import TYPE_CHECKING\nimport os.path\nfrom . import task, name\nfrom ..errors import E\n"
-        "if TYPE_CHECKING:\n    import torch\nif True:\n    import numpy\ndef f():\n    from ..training.trainer import T\n"
+        "if TYPE_CHECKING:\n    import torch\nif True:\n    import numpy\ndef f():\n"
+        "    from ..training.trainer import T\n"
     )
     assert Imports("bstar_trl.testbed.tool", path).found == {
         "typing",
@@ -140,6 +141,7 @@ def test_the_reader_of_imports_sees_them_all(tmp_path):
         "bstar_trl.testbed.task",
         "bstar_trl.testbed",
         "bstar_trl.errors",
+        "torch",
         "numpy",
         "bstar_trl.training.trainer",
     }
