@@ -78,7 +78,7 @@ def pass_at_k_s(
     correct, ids = _matrix("correct_NK", correct_NK, bool), np.asarray(response_ids_NK)
     _check_aligned(correct, ids, "response_ids_NK")
     total = correct.shape[1]
-    k = _s_in_range(s, k, total)
+    k = _k_in_range(k, total, s)
     copies_NJ = _copies(correct, ids)
     if k == total:
         values = ((copies_NJ > 0).sum(axis=1) >= s).astype(np.float64)
@@ -92,14 +92,7 @@ def best_of_k(
 ) -> float | np.ndarray:
     """Best-of-k accuracy: whether the response with the highest reward among k is correct; ties in expectation.
 
-    Args:
-        rewards_NK (`float`, N queries x K responses): the rewards that rank the responses.
-        correct_NK (`bool`): which responses are correct.
-        k (`int`, *optional*): in 1..K; `None`: K.
-        per_query (`bool`): one value per query instead of the mean.
-
-    Raises:
-        ConfigurationError: k is outside 1..K, the shapes differ, or a reward is NaN.
+    Arguments and errors as in [`reward_at_k_s`] with S = 1.
     """
     return reward_at_k_s(rewards_NK, correct_NK, k, s=1, per_query=per_query)
 
@@ -123,7 +116,7 @@ def reward_at_k_s(
     _check_aligned(rewards, correct, "correct_NK")
     if np.isnan(rewards).any():
         raise ConfigurationError("rewards_NK must not hold NaN")
-    k = _s_in_range(s, k, rewards.shape[1])
+    k = _k_in_range(k, rewards.shape[1], s)
     return _result(_top_chance(rewards, correct, k, s), per_query)
 
 
@@ -282,15 +275,10 @@ def _check_aligned(first: np.ndarray, second: np.ndarray, name: str) -> None:
         raise ConfigurationError(f"{name} must align with the other array: got {second.shape}, expected {first.shape}")
 
 
-def _k_in_range(k: int | None, total: int) -> int:
+def _k_in_range(k: int | None, total: int, s: int = 1) -> int:
     k = total if k is None else k
     if not 1 <= k <= total:
         raise ConfigurationError(f"k must be in 1..{total}, got {k}")
-    return k
-
-
-def _s_in_range(s: int, k: int | None, total: int) -> int:
-    k = _k_in_range(k, total)
     if not 1 <= s <= k:
         raise ConfigurationError(f"s must be in 1..{k}, got {s}")
     return k

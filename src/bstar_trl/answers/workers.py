@@ -34,10 +34,7 @@ Outcome = Literal["equal", "different", "timed out", "crashed"]
 class WorkerPool:
     """Starts workers when they are needed. Several threads may use the pool at once, also after a fork.
 
-    Args:
-        time_limit (`float`): seconds one comparison may take.
-        memory_limit (`int`): bytes of address space a worker may use, 256 MiB or more.
-        workers (`int`, *optional*): largest number of processes; None: half of the cores, four at most.
+    Arguments as in `bstar_trl.rewards.AnswerMatch`.
 
     Raises:
         ConfigurationError: a limit is out of its range.

@@ -70,22 +70,14 @@ def prompt_ids(tokenizer: Any, prompts: Sequence[Any], **template_kwargs: Any) -
 
 
 def checked_tokenizer(tokenizer: Any) -> Any:
-    """Return the tokenizer.
-
-    Raises:
-        ConfigurationError: the tokenizer has no EOS token.
-    """
+    """The same tokenizer; one without an EOS token raises `ConfigurationError`."""
     if tokenizer.eos_token_id is None:
         raise ConfigurationError("the tokenizer needs an EOS token: without one no response can end by itself")
     return tokenizer
 
 
 def checked_stop(stop: Sequence[str]) -> tuple[str, ...]:
-    """Return the stop strings.
-
-    Raises:
-        ConfigurationError: a stop string is empty.
-    """
+    """The same stop strings; an empty one raises `ConfigurationError`."""
     if "" in stop:
         raise ConfigurationError("stop must be texts of at least one character, got an empty one")
     return tuple(stop)

@@ -137,11 +137,11 @@ def _schema(recipe: Recipe, counts: Counts) -> pa.Schema:
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file at once, so that neither a reader nor a resumed run finds half of it."""
-    beside = path.with_name(f".{path.name}.tmp")
-    write(beside)
-    with beside.open("rb") as file:
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)
+    with temporary.open("rb") as file:
         os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
 
 
 def _digest(dataset: Dataset) -> str:

@@ -30,7 +30,7 @@ from ..engines import pad_rows
 from ..errors import BStarError, ConfigurationError
 from ..prm.steps import SEPARATOR
 from .data import IGNORED, Encoding, encode_rows
-from .scorecard import evaluate_steps
+from .measures import evaluate_steps
 
 LABELS = {0: "wrong", 1: "right"}
 HEADS = ("score", "classifier")  # the classifying layer's name in different architectures
@@ -203,8 +203,8 @@ def train_prm(
 ) -> dict[str, float]:
     """Train a process reward model and save it, its tokenizer and `metrics.json` to `args.output_dir`.
 
-    The folder loads with `AutoModelForTokenClassification`, also after LoRA, whose weights are merged. Checkpoints
-    are in folders `checkpoint-*` beside it.
+    The folder loads with `AutoModelForTokenClassification`; LoRA weights are merged first. Checkpoints are written to
+    its subfolders `checkpoint-*`.
 
     Args:
         model (`str`): a checkpoint of a causal language model or a token classifier.
@@ -270,8 +270,8 @@ def _checkpoint_of(output_dir: str, resume: bool) -> str | None:
     """The checkpoint to resume from, all of whose files can be read; `None` for a new training.
 
     Raises:
-        ConfigurationError: there is none to resume from, or it is torn, since the run was killed while it wrote; or a
-            new training would write into a folder with checkpoints.
+        ConfigurationError: there is no checkpoint to resume from, or a kill during its writing left it torn; or a new
+            training would write into a folder with checkpoints.
     """
     checkpoint = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
     if not resume:
@@ -292,7 +292,7 @@ def _checkpoint_of(output_dir: str, resume: bool) -> str | None:
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigurationError(
             f"{folder} is incomplete, and cannot be resumed from ({error}): remove it, then resume from an earlier "
-            "checkpoint or train anew"
+            "checkpoint or start again"
         ) from error
     return checkpoint
 

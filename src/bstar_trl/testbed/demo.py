@@ -128,14 +128,7 @@ def run_demo(
         raise ConfigurationError(f"output_dir must be a writable folder, got {output_dir}: {error}") from None
     tokenizer = AutoTokenizer.from_pretrained(policy_path())
     model = AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.float32)
-    # A balanced iteration also samples its probe at the temperatures that it does not choose.
-    probe = PROBE_QUERIES * (len(TEMPERATURES) - 1)
-    queries = QUERIES + probe if static else QUERIES
-    balance = (
-        BalanceCallback(temperatures=setting[0], thresholds=setting[1])
-        if static
-        else BalanceCallback(temperatures=TEMPERATURES, num_queries=PROBE_QUERIES)
-    )
+    balance, queries = _balance(setting if static else None)
 
     def measured() -> dict[str, float]:
         return measure(model, tokenizer, seed=seed)
@@ -160,6 +153,15 @@ def run_demo(
     summary = {"initial": initial, "iterations": observer.rows, "final": final}
     (Path(output_dir) / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def _balance(setting: tuple[float, float] | None) -> tuple[BalanceCallback, int]:
+    """The callback and the queries per iteration, for a fixed setting or (None) a balanced one."""
+    if setting is None:
+        return BalanceCallback(temperatures=TEMPERATURES, num_queries=PROBE_QUERIES), QUERIES
+    # A balanced iteration also samples its probe at the temperatures that it does not choose.
+    probe = PROBE_QUERIES * (len(TEMPERATURES) - 1)
+    return BalanceCallback(temperatures=setting[0], thresholds=setting[1]), QUERIES + probe
 
 
 def _arguments(output_dir: str | Path, iterations: int, queries: int, seed: int) -> BSTaRConfig:

@@ -56,7 +56,8 @@ def _sampled_figures(prompts: Sequence[str], responses: Sequence[str | None]) ->
     shape = (-1, RESPONSES)
     pairs = list(zip(prompts, responses, strict=True))
     valid_NK = np.array([_is_valid(*pair) for pair in pairs]).reshape(shape)
-    right_NK = np.array([_is_right(*pair) for pair in pairs]).reshape(shape)
+    right = [text is not None and answer_of(text) == answer_to(terms_of(prompt)) for prompt, text in pairs]
+    right_NK = np.array(right).reshape(shape)
     text_ids_NK = np.array([text_id(text or "") for text in responses], dtype=np.uint64).reshape(shape)
     distinct = [len(np.unique(ids[valid])) for ids, valid in zip(text_ids_NK, valid_NK, strict=True)]
     return {
@@ -71,10 +72,6 @@ def _sampled_figures(prompts: Sequence[str], responses: Sequence[str | None]) ->
 
 def _is_valid(prompt: str, response: str | None) -> bool:
     return response is not None and is_valid(prompt, response)
-
-
-def _is_right(prompt: str, response: str | None) -> bool:
-    return response is not None and answer_of(response) == answer_to(terms_of(prompt))
 
 
 @torch.no_grad()

@@ -17,11 +17,9 @@ class SumMatch(RewardFn):
 
     def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:
         """One score per completion; the column `answer` holds the right digit."""
-        return [_compare(text, answer) for text, answer in zip(completions, columns["answer"], strict=True)]
-
-
-def _compare(text: str, answer: Any) -> Score:
-    found = answer_of(text)
-    if found is None:
-        return Score(0.0, "no answer")
-    return Score(1.0, "correct") if found == str(answer) else Score(0.0, f"wrong answer {found}")
+        scores = []
+        for found, answer in zip(map(answer_of, completions), columns["answer"], strict=True):
+            right = found == str(answer)
+            reason = "no answer" if found is None else "correct" if right else f"wrong answer {found}"
+            scores.append(Score(float(right), reason))
+        return scores

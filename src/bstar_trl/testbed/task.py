@@ -53,15 +53,10 @@ def random_chain(rng: np.random.Generator, terms: Sequence[int]) -> str:
     return "=".join(segments)
 
 
-def follows(before: str, after: str) -> bool:
-    """Whether the segment `after` is `before` with one adjacent pair replaced by its sum modulo 10."""
-    return after in _next_segments(before)
-
-
 def is_valid(prompt: str, response: str) -> bool:
     """Whether every step follows from the step before, and the last one is a single digit."""
     segments = [prompt.removesuffix("="), *response.split("=")]
-    return "+" not in segments[-1] and all(follows(*pair) for pair in pairwise(segments))
+    return "+" not in segments[-1] and all(after in _next_segments(before) for before, after in pairwise(segments))
 
 
 def answer_of(response: str) -> str | None:
@@ -110,6 +105,7 @@ def make_dataset(count: int, mix: Sequence[int] = (5, 5, 6), *, seed: int = 0, h
 
 
 def _next_segments(segment: str) -> Iterator[str]:
+    """The segment with one adjacent pair replaced by its sum modulo 10, for every pair."""
     terms = segment.split("+")
     if any(len(term) != 1 or term not in "0123456789" for term in terms):
         return
