@@ -1,4 +1,5 @@
-"""The metrics as `evaluate.Metric`s, for those who collect figures with Hugging Face's `evaluate`.
+"""The metrics as `evaluate.Metric`s, for those who collect figures with Hugging Face's `evaluate`. Needs the extra
+`evaluate`; a training does not.
 
 ```python
 metric = load_metric("pass_at_k_s")
@@ -10,12 +11,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import evaluate
 from datasets import Features, Value
 from datasets import List as ListOf
 
 from . import metrics
-from .errors import ConfigurationError
+from .errors import ConfigurationError, MissingDependencyError
+
+try:
+    import evaluate
+except ModuleNotFoundError as error:
+    raise MissingDependencyError(
+        f"bstar_trl.evaluate_metrics needs the package `evaluate`, which cannot be imported ({error}): "
+        "pip install evaluate"
+    ) from error
 
 _COLUMNS = {"correct": Value("bool"), "response_ids": Value("int64"), "rewards": Value("float64")}
 # What each function is called with, in order.
