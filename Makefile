@@ -9,7 +9,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 TOKENIZERS_PAR
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check benchmark soak test-trl-matrix test-vllm build clean
+.PHONY: help demo test coverage lint docs check benchmark soak test-trl-matrix test-vllm build clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -21,12 +21,22 @@ test: $(VENV)/.dev  ## environment, install, and all tests but the soak
 	$(TEST_ENV) $(BIN)/pytest -m "not slow" -n $(WORKERS)
 	$(TEST_ENV) $(BIN)/pytest -m slow -n $(WORKERS)
 
+coverage: $(VENV)/.dev  ## branch coverage of src/ under all tests but the soak; a page per file in htmlcov/
+	$(BIN)/coverage erase
+	$(TEST_ENV) $(BIN)/pytest -n $(WORKERS) --cov --cov-report=
+	$(BIN)/coverage html -q --fail-under=0
+	$(BIN)/coverage report
+
 lint: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-check: lint test  ## lint, format, types, tests
+# NO_MKDOCS_2_WARNING: the theme's announcement of its successor, which is no warning about these pages.
+docs: $(VENV)/.dev  ## the site of docs/, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+check: lint docs test  ## lint, format, types, docs, tests: what a change must pass
 
 benchmark: $(VENV)/.dev  ## every benchmark; ratios measured side by side
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
@@ -51,13 +61,13 @@ build: $(VENV)/.dev  ## wheel and source distribution, into dist/
 	$(BIN)/python -m build
 
 clean:  ## environments and what was built
-	rm -rf $(VENV) $(VENV)-trl-oldest $(VENV)-vllm build dist src/*.egg-info
+	rm -rf $(VENV) $(VENV)-trl-oldest $(VENV)-vllm build dist site htmlcov .coverage .coverage.* src/*.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt -e '.[report]'
 	touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt

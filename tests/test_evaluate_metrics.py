@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 
-from bstar_trl.errors import ConfigurationError
+from bstar_trl.errors import ConfigurationError, MissingDependencyError
 from bstar_trl.evaluate_metrics import load_metric
 
 CORRECT = [[True, False, True, False], [False, False, False, True]]
@@ -33,3 +36,10 @@ def test_figures_are_those_of_a_count_by_hand(tmp_path, name, columns, options, 
 def test_unknown_metrics_are_named():
     with pytest.raises(ConfigurationError, match="pass_at_k, pass_at_k_s, best_of_k, reward_at_k_s, got 'bleu'"):
         load_metric("bleu")
+
+
+def test_without_evaluate_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "evaluate", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "bstar_trl.evaluate_metrics")
+    with pytest.raises(MissingDependencyError, match="pip install evaluate"):
+        importlib.import_module("bstar_trl.evaluate_metrics")

@@ -1,4 +1,4 @@
-"""The metrics as `evaluate.Metric`s, for scripts that collect figures with Hugging Face's `evaluate`.
+"""The metrics as `evaluate.Metric`s, for scripts that collect figures with Hugging Face's `evaluate` (extra `evaluate`).
 
 ```python
 metric = load_metric("pass_at_k_s")
@@ -10,12 +10,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import evaluate
 from datasets import Features, Value
 from datasets import List as ListOf
 
 from . import metrics
-from .errors import ConfigurationError
+from .errors import ConfigurationError, MissingDependencyError
+
+try:
+    import evaluate
+except ModuleNotFoundError as error:
+    raise MissingDependencyError(
+        f"bstar_trl.evaluate_metrics needs the package `evaluate`, which cannot be imported ({error}): "
+        "pip install evaluate"
+    ) from error
 
 _TYPES = {"correct": Value("bool"), "response_ids": Value("int64"), "rewards": Value("float64")}
 # The columns that each metric takes, in the order of its function's arguments.
