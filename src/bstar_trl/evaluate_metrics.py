@@ -1,4 +1,4 @@
-"""The metrics as `evaluate.Metric`s, for scripts that collect figures with Hugging Face's `evaluate` (extra `evaluate`).
+"""The metrics as `evaluate.Metric`s, for scripts that collect figures with Hugging Face's `evaluate` (an extra).
 
 ```python
 metric = load_metric("pass_at_k_s")
