@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from policies import make_guesser
+from test_layers import ORDER
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 NAMES = ("Ann", "Bo", "Cem", "Dee")
 
 
@@ -71,3 +73,16 @@ def test_links_and_pictures_are_there():
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_table_of_rooms_names_each_room_in_the_order_of_imports():
+    (table,) = re.findall(r"^\| room \| job \|\n(.*?)\n\n", CONTRIBUTING, flags=re.MULTILINE | re.DOTALL)
+    cells = [line.split("|")[1] for line in table.splitlines()]
+    assert [room for cell in cells for room in re.findall(r"`(\w+)(?:\.py|/)`", cell)] == ORDER
+
+
+def test_the_make_targets_that_contributing_names_exist():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    named = re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)  ", CONTRIBUTING)
+    assert len(named) >= 5
+    assert set(named) <= set(targets)
