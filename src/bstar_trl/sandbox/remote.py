@@ -143,7 +143,8 @@ def answer(task: Mapping[str, Any]) -> dict[str, Any]:
 def _sources() -> dict[str, str]:
     """This package's own files that the service needs."""
     here = Path(__file__).parent
-    files = {f"bstar_trl/sandbox/{path.name}": path.read_text("utf-8") for path in sorted(here.glob("*.py"))}
+    paths = sorted(here.rglob("*.py"))
+    files = {f"bstar_trl/sandbox/{path.relative_to(here)}": path.read_text("utf-8") for path in paths}
     files |= {f"bstar_trl/{name}": (here.parent / name).read_text("utf-8") for name in ("errors.py", "pool.py")}
     files["bstar_trl/__init__.py"] = ""
     return files

@@ -7,14 +7,14 @@ import re
 import select
 import socket
 
-OUTPUT_LIMIT = 16 << 20  # bytes; what a program writes beyond them is read and dropped
+JUDGED_OUTPUT = 16 << 20  # bytes; what a program writes beyond them is read and dropped
 
 
 def judge_output(channel: int, given: str, expected: str) -> tuple[str, str]:
     """Feed the program, read what it writes until it ends, and compare; reason and detail."""
     output, complete = _converse(channel, given.encode("utf-8", "surrogateescape"))
     if not complete:
-        return "wrong answer", f"more than {OUTPUT_LIMIT} bytes of output"
+        return "wrong answer", f"more than {JUDGED_OUTPUT} bytes of output"
     found = output.decode("utf-8", "replace")
     if same_output(found, expected):
         return "passed", ""
@@ -45,9 +45,9 @@ def _converse(channel: int, given: bytes) -> tuple[bytes, bool]:
             except OSError:
                 piece = b""
             if not piece:
-                return b"".join(pieces), size <= OUTPUT_LIMIT
+                return b"".join(pieces), size <= JUDGED_OUTPUT
             size += len(piece)
-            if size <= OUTPUT_LIMIT:
+            if size <= JUDGED_OUTPUT:
                 pieces.append(piece)
 
 

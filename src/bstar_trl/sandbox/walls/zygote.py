@@ -1,6 +1,6 @@
 """The warm parent: enters the sandbox once, then forks a fresh pair of processes for each check.
 
-Started as `python -m bstar_trl.sandbox.zygote`, with a socket to the host as its standard input. It never sees a
+Started as `python -m bstar_trl.sandbox.walls.zygote`, with a socket to the host as its standard input. It never sees a
 program or a test: the host hands it pipes, which go on to the two children. Its own process tree is
 
     guard (outside: dies with the host, and takes everything along)
@@ -26,8 +26,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from . import checker, codec, landlock, program, scripts, seccomp, watch
-from .isolation import (
+from ..bridge import program_side, scripts, tests_side, wire
+from . import landlock, seccomp, watch
+from .namespaces import (
     DEVICES,
     LEVELS,
     LIBC,
@@ -255,8 +256,8 @@ def _program_main(request: dict[str, Any]) -> None:
         os.dup2(4, 0)
         os.dup2(4, 1)
         os.close(4)
-        program.run_script(source)
-    program.serve(source, 4)
+        program_side.run_script(source)
+    program_side.serve(source, 4)
 
 
 def _tests_main(request: dict[str, Any]) -> None:
@@ -268,8 +269,8 @@ def _tests_main(request: dict[str, Any]) -> None:
     if request["script"]:
         reason, detail = scripts.judge_output(4, *payload["case"])
     else:
-        reason, detail = checker.judge(4, payload)
-    codec.send(5, {"reason": reason, "detail": detail[: payload["detail limit"]]})
+        reason, detail = tests_side.judge(4, payload)
+    wire.send(5, {"reason": reason, "detail": detail[: payload["detail limit"]]})
     os._exit(0)
 
 
