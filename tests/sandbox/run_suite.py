@@ -24,7 +24,7 @@ from pathlib import Path
 from adversaries import EVERYTHING, Case
 
 from bstar_trl.sandbox import close, run_tests
-from bstar_trl.sandbox.seccomp import MACHINES, REFUSED
+from bstar_trl.sandbox.walls.seccomp import MACHINES, REFUSED
 
 SLACK = 2.0  # seconds beyond a program's time limit; a second, but for machines that are busy with other tests
 QUIET = {"unshare", "mount", "umount2", "chroot", "socket", "personality", "vhangup"}  # tried by name, or harmless

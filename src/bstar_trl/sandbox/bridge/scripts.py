@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
-import select
 import socket
+import threading
 
 JUDGED_OUTPUT = 16 << 20  # bytes; what a program writes beyond them is read and dropped
 
@@ -24,50 +24,34 @@ def judge_output(channel: int, given: str, expected: str) -> tuple[str, str]:
 def _converse(channel: int, given: bytes) -> tuple[bytes, bool]:
     """What the program wrote, and whether that is all of it."""
     end = socket.socket(fileno=channel)
-    end.setblocking(False)
-    pieces: list[bytes] = []
-    size = 0
-    unsent = memoryview(given)
-    if not unsent:
-        end.shutdown(socket.SHUT_WR)
-    while True:
-        readable, writable, _ = select.select([end], [end] if unsent else [], [])
-        if writable:
-            try:
-                unsent = unsent[end.send(unsent) :]
-                if not unsent:
-                    end.shutdown(socket.SHUT_WR)
-            except OSError:  # it does not read
-                unsent = unsent[:0]
-        if readable:
-            try:
-                piece = os.read(end.fileno(), 1 << 16)
-            except OSError:
-                piece = b""
-            if not piece:
-                return b"".join(pieces), size <= JUDGED_OUTPUT
+    threading.Thread(target=_feed, args=(end, given), daemon=True).start()
+    output, size = bytearray(), 0
+    with contextlib.suppress(OSError):  # it ended before it had read everything
+        while piece := end.recv(1 << 16):
             size += len(piece)
-            if size <= JUDGED_OUTPUT:
-                pieces.append(piece)
+            output += piece[: max(0, JUDGED_OUTPUT - len(output))]
+    return bytes(output), size <= JUDGED_OUTPUT
+
+
+def _feed(end: socket.socket, given: bytes) -> None:
+    with contextlib.suppress(OSError):  # it does not read
+        end.sendall(given)
+        end.shutdown(socket.SHUT_WR)
 
 
 def same_output(found: str, expected: str) -> bool:
     """Equal but for blanks at line ends and empty lines at the end; numbers within 1e-6 where they are decimals."""
-    left, right = ([line.rstrip() for line in text.rstrip().splitlines()] for text in (found, expected))
-    return len(left) == len(right) and all(map(_same_line, left, right))
-
-
-def _same_line(found: str, expected: str) -> bool:
-    """The same words with the same blanks before them."""
-    left, right = (re.split(r"(\s+)", line) for line in (found, expected))
+    # Words, and the blanks between them.
+    left, right = (
+        re.split(r"(\s+)", "\n".join(line.rstrip() for line in text.rstrip().splitlines()))
+        for text in (found, expected)
+    )
     return len(left) == len(right) and all(map(_same_word, left, right))
 
 
 def _same_word(found: str, expected: str) -> bool:
-    if found == expected:
-        return True
-    if "." not in expected or len(found) > 40 or len(expected) > 40:
-        return False
+    if found == expected or "." not in expected or max(len(found), len(expected)) > 40:
+        return found == expected
     try:
         return abs(float(found) - float(expected)) <= 1e-6 * max(1.0, abs(float(expected)))
     except ValueError:

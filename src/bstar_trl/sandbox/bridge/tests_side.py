@@ -14,30 +14,28 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
-from types import CodeType
+from functools import partialmethod
 from typing import Any, NoReturn
 
-from .program_side import reason_for
-from .wire import EXPECTED, Decoder, Encoder, ProtocolError, TooLargeError, read_error, receive, send, write_error
+from . import wire
+from .program_side import LOAD_FAILURES, reason_for
+from .wire import MALFORMED, Decoder, Encoder, ProtocolError
 
 BUILTINS = set(dir(builtins))
+STANDARD = sys.stdlib_module_names
 TESTS = "tests"  # the module that the tests run in, and of which their own classes are
-LOAD_FAILURES = ("syntax", "exception", "memory", "forbidden", "no answer")
-OPERATORS = "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and or xor".split()
-NO_METHODS = [f"__{prefix}{name}__" for name in OPERATORS for prefix in ("", "r", "i")]
-NO_METHODS += [f"__{name}__" for name in "lt le gt ge neg pos abs invert round trunc floor ceil".split()]
-NO_METHODS += [f"__{name}__" for name in "int float complex index bytes fspath enter exit".split()]
+OF_PROGRAM = "_of_program"  # the mark of an exception that the program raised, not the tests
+OPERATORS = "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and or xor"
+OTHERS = """lt le gt ge neg pos abs invert round trunc floor ceil int float complex index bytes fspath hash enter exit
+reduce_ex mro_entries"""
 
 
 class Stopped(BaseException):
     """The check is decided: the reason, and a detail for people. Tests that catch everything only put it off."""
 
-    def __init__(self, reason: str, detail: str):
-        self.reason, self.detail = reason, detail
-
 
 class Handle:
-    """An object of the program: equal to itself alone, true, and asked for nothing that could meet a value of a test.
+    """An object of the program: equal to itself alone, and always true.
 
     Its call, public attributes, items, length and iteration are asked of the program.
     """
@@ -52,10 +50,14 @@ class Handle:
         return self._program.ask("call", self, *arguments, **keywords)
 
     def __getattr__(self, name: str) -> Any:
-        return self._program.ask("get", self, _public(name))
+        if name.startswith("_"):
+            raise AttributeError(f"the tests see only public attributes of the program's objects, not {name!r}")
+        return self._program.ask("get", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._program.ask("set", self, _public(name), value)
+        if name.startswith("_"):
+            raise AttributeError(f"the tests set only public attributes of the program's objects, not {name!r}")
+        self._program.ask("set", self, name, value)
 
     def __getitem__(self, key: Any) -> Any:
         return self._program.ask("item", self, key)
@@ -64,16 +66,10 @@ class Handle:
         self._program.ask("set item", self, key, value)
 
     def __len__(self) -> int:
-        length = self._program.ask("length", self)
-        if type(length) is not int or length < 0:
-            self._program.stop("forbidden", "the program gave a length that is no number")
-        return length
+        return _exactly(int, self._program, "length", self)
 
     def __iter__(self) -> Iterator[Any]:
-        items = self._program.ask("iterate", self)
-        if type(items) is not type(iter([])):
-            self._program.stop("forbidden", "the program gave an iteration that is none")
-        return items
+        return _exactly(type(iter([])), self._program, "iterate", self)
 
     def __bool__(self) -> bool:
         return True
@@ -82,44 +78,34 @@ class Handle:
         return f"<object {self._number} of the program>"
 
 
-def _refuse(name: str) -> Callable[..., NoReturn]:
-    def refuse(self: Handle, *_: Any) -> NoReturn:
-        raise TypeError(f"an object of the program has no {name} for the tests: they can call it and use its public "
-                        "attributes, items, length and iteration")  # fmt: skip
-
-    return refuse
-
-
-for _name in NO_METHODS:
-    setattr(Handle, _name, _refuse(_name))
+def _exactly(kind: type, program: Program, do: str, handle: Handle) -> Any:
+    value = program.ask(do, handle)
+    if type(value) is not kind:
+        program.stop("forbidden", f"the program sent no {do}")
+    return value
 
 
-def _public(name: str) -> str:
-    if name.startswith("_"):
-        raise AttributeError(f"{name!r}: the tests see only public attributes of the program's objects")
-    return name
+def _refuse(self: Handle, name: str, *_: Any) -> NoReturn:
+    raise TypeError(f"an object of the program has no {name}: only call, attributes, items, length and iteration")
+
+
+for _name in [*(prefix + name for name in OPERATORS.split() for prefix in ("", "r", "i")), *OTHERS.split()]:
+    setattr(Handle, f"__{_name}__", partialmethod(_refuse, f"__{_name}__"))
 
 
 class Program:
     """Asks the program, and serves the tests' functions that it calls.
 
-    Args:
-        channel (`int`): the descriptor of the pipe.
-        in_place (`bool`): every call gives its arguments back.
-        catches_exit (`bool`): the tests name `SystemExit`; no other end of the program's reaches them.
-
-    Attributes:
-        steady (`set[int]`): the numbers of functions and classes.
+    With `in_place` every call gives its arguments back. The tests hear of the exceptions that they `catch`; any other
+    is an end of the program.
     """
 
-    def __init__(self, channel: int, *, in_place: bool, catches_exit: bool):
-        self.steady: set[int] = set()
-        self._channel = channel
-        self._in_place = in_place
-        self._catches = (Exception, SystemExit) if catches_exit else (Exception,)
+    def __init__(self, channel: int, *, in_place: bool, catch: tuple[type[BaseException], ...]):
+        self.steady: set[int] = set()  # the numbers of functions and classes
+        self._channel, self._in_place, self._catch = channel, in_place, catch
         self._handles: dict[int, Handle] = {}
         self._functions: dict[int, Any] = {}
-        self._numbers: dict[int, int] = {}  # by id, of the functions
+        self._numbers: dict[int, int] = {}  # of the functions, by id
         self._stopped: Stopped | None = None
         self._turn = threading.RLock()  # the tests may have threads
 
@@ -135,90 +121,78 @@ class Program:
 
     def start(self) -> None:
         """Wait until the program is loaded."""
-        message = self._receive()
-        if message.get("loaded") is True:
-            return
+        message = self._next()
         reason, detail = message.get("failed"), message.get("detail")
-        if reason not in LOAD_FAILURES or type(detail) is not str:
+        if reason in LOAD_FAILURES and type(detail) is str:
+            self.stop(reason, f"while loading: {detail}")
+        if message.get("loaded") is not True:
             self.stop("no answer", "the program did not load")
-        self.stop(reason, f"while loading: {detail}")
 
     def ask(self, do: str, /, *arguments: Any, **keywords: Any) -> Any:
         """One question, one answer: a value, or the exception that the program raised."""
         with self._turn:
             self.go_on()
-            encoder, nonce = _Checked(self), os.urandom(8).hex()
-            message = {
-                "do": do,
-                "nonce": nonce,
-                "arguments": [encoder.encode(item) for item in arguments],
-                "keywords": {name: encoder.encode(item) for name, item in keywords.items()},
-                "in place": self._in_place and do == "call",
-            }
-            self._send(message)
-            while "callback" in (reply := self._receive()):
-                self._serve(reply)
+            encoder, nonce = Encoder(self._lend, apart=TESTS), os.urandom(8).hex()
+            message = {"do": do, "nonce": nonce, "in place": self._in_place and do == "call"}
+            message["arguments"] = [encoder.encode(item) for item in arguments]
+            message["keywords"] = {name: encoder.encode(item) for name, item in keywords.items()}
+            reply = self._next(message)
+            while "callback" in reply:
+                reply = self._next(self._serve(reply))
             if reply.get("nonce") != nonce:
                 self.stop("forbidden", "the program spoke out of turn")
             try:
+                decoder = Decoder(self._theirs, encoder.containers if message["in place"] else ())
                 if "error" in reply:
-                    value: Any = read_error(reply["error"], Decoder(self._theirs).decode)
-                elif message["in place"]:
-                    decoder = Decoder(self._theirs, encoder.containers)
-                    for container, content in zip(encoder.containers, reply["arguments"], strict=True):
-                        decoder.update(container, content)
-                    value = decoder.decode(reply["value"])
+                    value = wire.read_error(reply["error"], decoder.decode)
+                    vars(value)[OF_PROGRAM] = True
                 else:
-                    value = Decoder(self._theirs).decode(reply["value"])
-            except (ProtocolError, *EXPECTED) as error:
+                    if message["in place"]:
+                        for container, content in zip(encoder.containers, reply["arguments"], strict=True):
+                            decoder.update(container, content)
+                    value = decoder.decode(reply["value"])
+            except MALFORMED as error:
                 self._malformed(error)
         if "error" in reply:
-            if not isinstance(value, self._catches):
-                self.stop("no answer", f"{shown(value)}: the program tried to leave")
-            value._of_program = True
+            if not isinstance(value, self._catch):
+                self.stop("no answer", f"{wire.shown(value)}: the program tried to leave")
             raise value
         return value
 
-    def _send(self, message: Any) -> None:
+    def _next(self, message: Any = None) -> dict[str, Any]:
+        """What the program says next, after this message."""
         try:
-            send(self._channel, message)
-        except OSError:
-            self.stop("no answer", "the program ended before the tests did")
-        except TooLargeError as error:
-            self.stop("bad tests", str(error))
-
-    def _receive(self) -> dict[str, Any]:
-        try:
-            message = receive(self._channel)
+            if message is not None:
+                wire.send(self._channel, message)
+            reply = wire.receive(self._channel)
         except (EOFError, OSError):
             self.stop("no answer", "the program ended before the tests did")
-        except TooLargeError as error:
+        except wire.TooLargeError as error:
             self.stop("memory", str(error))
         except ProtocolError as error:
             self._malformed(error)
-        if type(message) is not dict:
+        if type(reply) is not dict:
             self._malformed(ProtocolError("no message"))
-        return message
+        return reply
 
     def _malformed(self, error: BaseException) -> NoReturn:
-        self.stop("forbidden", f"the program sent something malformed: {shown(error)}")
+        self.stop("forbidden", f"the program sent something malformed: {wire.shown(error)}")
 
-    def _serve(self, call: dict[str, Any]) -> None:
-        """The program calls a function of the tests."""
+    def _serve(self, call: dict[str, Any]) -> dict[str, Any]:
+        """What a function of the tests answers that the program calls."""
+        decode, encode = Decoder(self._theirs).decode, Encoder(self._lend, apart=TESTS).encode
         try:
-            function, decode = self._functions[call["callback"]], Decoder(self._theirs).decode
+            function = self._functions[call["callback"]]
             arguments = [decode(item) for item in call["arguments"]]
             keywords = {name: decode(item) for name, item in call["keywords"].items()}
-        except (ProtocolError, *EXPECTED) as error:
+        except MALFORMED as error:
             self._malformed(error)
-        encode = _Checked(self).encode
         try:
-            answer = {"value": encode(function(*arguments, **keywords))}
+            return {"value": encode(function(*arguments, **keywords))}
         except Exception as error:  # of the tests' function: the program hears of it, as it would in one process
-            if isinstance(error, AssertionError) and not of_program(error):
-                self.stop("wrong answer", f"in a function of the tests: {shown(error)}")
-            answer = {"error": write_error(error, encode)}
-        self._send(answer)
+            if isinstance(error, AssertionError) and OF_PROGRAM not in vars(error):
+                self.stop("wrong answer", f"in a function of the tests: {wire.shown(error)}")
+            return {"error": wire.write_error(error, encode)}
 
     def _theirs(self, tag: str, parts: list[Any]) -> Any:
         if tag == "k":
@@ -230,68 +204,42 @@ class Program:
             self.steady.add(number)
         return self._handles.setdefault(number, Handle(self, number))
 
-    def lend(self, value: Any) -> list[Any]:
-        """The JSON for what is no plain value: a handle, a function of the tests, a class of Python's own."""
-        if type(value) is Handle:
-            return ["h", value._number]
-        if isinstance(value, type):
-            if getattr(builtins, value.__name__, None) is value:
-                return ["g", value.__name__]
-        elif callable(value):
-            number = self._numbers.setdefault(id(value), len(self._numbers))
-            self._functions[number] = value
-            return ["k", number]
-        self.refuse(value)
-
-    def refuse(self, value: Any) -> NoReturn:
-        """Decide the check: nobody can judge it."""
+    def _lend(self, value: Any) -> list[Any]:
+        """The JSON for a handle, a function of the tests, a class of Python's own. Nobody can judge anything else."""
         kind = value if isinstance(value, type) else type(value)
-        self.stop("bad tests", f"the tests pass an object of class {kind.__name__}: such objects cannot cross")
-
-
-class _Checked(Encoder):
-    """Writes what the tests pass, and refuses objects of their own classes."""
-
-    def __init__(self, program: Program):
-        super().__init__(program.lend)
-        self._program = program
-
-    def encode(self, value: Any) -> Any:
-        if type(value).__module__ == TESTS:
-            self._program.refuse(value)
-        return super().encode(value)
+        if kind is Handle:
+            return ["h", value._number]
+        if value is kind and getattr(builtins, kind.__name__, None) is kind:
+            return ["g", kind.__name__]
+        if value is kind or kind.__module__ == TESTS or not callable(value):
+            self.stop("bad tests", f"the tests pass an object of class {kind.__name__}: such objects do not cross")
+        number = self._numbers.setdefault(id(value), len(self._numbers))
+        self._functions[number] = value
+        return ["k", number]
 
 
 class Names(dict[str, Any]):
     """The builtins of the tests: Python's own, then standard modules, then the program's names.
 
-    Python looks here last, so what the tests define themselves comes first.
-
-    Args:
-        program (`Program`): asked for the names that neither the tests nor Python have.
-        allowed (`set[str]`, *optional*): the program's names, though Python has them too, and no other; None: all.
+    Python looks here last, so what the tests define themselves comes first. `theirs` are the program's although Python
+    has them; with `alone` the program has no other names.
     """
 
-    def __init__(self, program: Program, allowed: set[str] | None, lacking: set[str]):
-        super().__init__({name: value for name, value in vars(builtins).items() if name not in lacking})
-        self._program, self._allowed = program, allowed
+    def __init__(self, program: Program, theirs: set[str], *, alone: bool):
+        super().__init__({name: value for name, value in vars(builtins).items() if name not in theirs})
+        self._program, self._theirs, self._alone = program, theirs, alone
 
     def __missing__(self, name: str) -> Any:
-        if name in sys.stdlib_module_names and name not in (self._allowed or ()):
-            self[name] = Standard(name, self._ask)
-            return self[name]
-        return self._ask(name)
-
-    def _ask(self, name: str) -> Any:
-        if name.startswith("__") or (self._allowed is not None and name not in self._allowed):
-            raise KeyError(name)
-        try:
-            value = self._program.ask("name", name)
-        except NameError:
-            raise KeyError(name) from None
-        if type(value) is Handle and value._number in self._program.steady:
+        standard = name in STANDARD and name not in self._theirs
+        value = Standard(name, self._ask) if standard else self._ask(name)
+        if standard or (type(value) is Handle and value._number in self._program.steady):
             self[name] = value
         return value
+
+    def _ask(self, name: str) -> Any:
+        if name.startswith("__") or (self._alone and name not in self._theirs):
+            raise KeyError(name)
+        return self._program.ask("name", name)
 
 
 class Standard(types.ModuleType):
@@ -314,11 +262,11 @@ def judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
     try:
         return _judge(channel, check)
     except Stopped as stopped:
-        return stopped.reason, stopped.detail
+        return stopped.args[0], stopped.args[1]
     except MemoryError:
         return "memory", "the tests ran out of memory"
     except BaseException as error:  # whatever tests raise is a verdict, never a crash of the sandbox
-        return "exception", f"in the tests: {shown(error)}"
+        return "exception", f"in the tests: {wire.shown(error)}"
 
 
 def _judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
@@ -326,14 +274,14 @@ def _judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
     try:
         codes, used, theirs = _read([check["trusted"], *pieces], check["names"])
     except (SyntaxError, ValueError) as error:
-        return "bad tests", shown(error)
-    allowed = None if check["names"] is None else set(check["names"])
-    program = Program(channel, in_place=check["in_place"], catches_exit="SystemExit" in used)
+        return "bad tests", wire.shown(error)
+    catch = (Exception, SystemExit) if "SystemExit" in used else (Exception,)
+    program = Program(channel, in_place=check["in_place"], catch=catch)
     module = sys.modules[TESTS] = types.ModuleType(TESTS)
-    space = module.__dict__
-    space["__builtins__"] = Names(program, allowed, theirs)
+    space = vars(module)
+    space["__builtins__"] = Names(program, theirs, alone=check["names"] is not None)
     exec(codes[0], space)
-    for name in allowed or ():
+    for name in check["names"] or ():
         space.pop(name, None)  # a prompt that is given as trusted holds its head, too
     program.start()
     for piece, code in zip(pieces, codes[1:], strict=True):
@@ -341,55 +289,40 @@ def _judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
             exec(code, space)
         except BaseException as error:  # the verdict
             program.go_on()
-            if isinstance(error, AssertionError) and not of_program(error):
+            if OF_PROGRAM in vars(error):
+                return reason_for(error), f"{piece.strip()}: {wire.shown(error)}"
+            if isinstance(error, AssertionError):
                 return "wrong answer", f"{piece.strip()} {error}".strip()
-            return reason_for(error) if of_program(error) else "exception", f"{piece.strip()}: {shown(error)}"
+            return "exception", f"{piece.strip()}: {wire.shown(error)}"
         program.go_on()
     program.ask("end")
     return "passed", ""
 
 
-def _read(texts: Sequence[str], names: Sequence[str] | None) -> tuple[list[CodeType], set[str], set[str]]:
-    """The texts compiled, the names in them, and Python's own names among these that are the program's.
+def _read(texts: Sequence[str], names: Sequence[str] | None) -> tuple[list[types.CodeType], set[str], set[str]]:
+    """The texts compiled, the names in them, and which of Python's own names are the program's.
 
-    A name of Python's is the program's if the tests use no other name than this that could be.
+    Those in `names`; or the only name that the tests use, if it is one of Python's.
 
     Raises:
         SyntaxError: a text does not compile.
-        ValueError: the same; or it cannot be judged.
+        ValueError: the same; or the tests cannot judge.
     """
     trees = [ast.parse(text) for text in texts]
     codes = [compile(tree, f"test {place}", "exec", dont_inherit=True) for place, tree in enumerate(trees)]
     nodes = [node for tree in trees for node in ast.walk(tree)]
-    for block in nodes:
-        if isinstance(block, ast.Try | ast.With) and any(_asks_in_message(node) for node in ast.walk(block)):
-            raise ValueError("an assertion calls something for its message where an error of that could be caught")
+    blocks = [node for node in nodes if isinstance(node, ast.Try | ast.With)]
+    messages = [node.msg for block in blocks for node in ast.walk(block) if isinstance(node, ast.Assert) and node.msg]
+    if any(isinstance(node, ast.Call) for message in messages for node in ast.walk(message)):
+        raise ValueError("the message of an assertion is made by a call whose error could be caught")
     used = {node.id for node in nodes if isinstance(node, ast.Name)}
     own = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
     own |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
     own |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
-    if names is not None or used - own - BUILTINS - sys.stdlib_module_names:
-        return codes, used, set(names or ())
     theirs = used & BUILTINS - own
+    if names is not None or used - own - STANDARD - BUILTINS or theirs & {"eval", "exec"}:
+        return codes, used, set(names or ())
     if len(theirs) > 1:
-        raise ValueError(f"which of {', '.join(sorted(theirs))} is the program's? `names` says so")
+        raise ValueError(f"which of {', '.join(sorted(theirs))} is the program's? `names` must say so")
     return codes, used, theirs
-
-
-def _asks_in_message(node: ast.AST) -> bool:
-    return isinstance(node, ast.Assert) and node.msg is not None and any(
-        isinstance(inner, ast.Call) for inner in ast.walk(node.msg))  # fmt: skip
-
-
-def of_program(error: BaseException) -> bool:
-    """Whether the program raised this, and not the tests."""
-    return "_of_program" in vars(error)
-
-
-def shown(error: BaseException) -> str:
-    """An error on one line, for people."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # an error of the tests may hold anything, and printing it may fail
-        return type(error).__name__

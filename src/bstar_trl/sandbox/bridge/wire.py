@@ -1,11 +1,9 @@
 """Plain values over a pipe, rebuilt by exact type: what the program and the tests tell each other.
 
-A message is four bytes of length and a JSON text. A value of a plain type is written by what it holds; a value whose
-class derives from a plain type is written as that plain type, so an `int` that equals everything arrives as the number
-it holds. Iterators of Python's own arrive as iterators over what they yield. Everything else is left to the callers of
-`Encoder` and `Decoder`. Nothing is pickled, imported or called here.
-
-A mutable container is written once in a message, so aliases and cycles survive.
+A message is four bytes of length and a JSON text. A value whose class derives from a plain type is written as that
+type: an `int` that equals everything arrives as the number it holds. Python's own iterators arrive as iterators over
+what they yield. Nothing is pickled, imported or called. A mutable container is written once in a message, so aliases
+and cycles survive.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ JOINED: dict[type, tuple[str, Callable[[Any], tuple[Any, ...]], Callable[..., An
     type(...): ("e", lambda value: (), lambda: ...),
 }
 PLAIN = (str, int, float, *MUTABLE, *FROZEN, *JOINED)  # a datetime is a date, too: it comes first
-NEW = {tag: kind for kind, tag in MUTABLE.items()}
+NEW: dict[str, Any] = {tag: kind for kind, tag in MUTABLE.items()}
 BUILD: dict[str, Callable[[Iterable[Any]], Any]] = {
     "t": tuple,
     "f": frozenset,
@@ -55,7 +53,6 @@ BUILD: dict[str, Callable[[Iterable[Any]], Any]] = {
 }
 JOIN = {tag: join for tag, _, join in JOINED.values()}
 FRAMEWORKS = ("unittest", "doctest", "bdb")  # their exceptions steer whoever runs tests: `SkipTest` for one
-EXPECTED = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, AttributeError)  # of malformed input
 
 
 class ProtocolError(Exception):
@@ -66,12 +63,12 @@ class TooLargeError(ProtocolError):
     """A message larger than `MAX_MESSAGE`."""
 
 
-def send(descriptor: int, message: Any) -> None:
-    """Write one message.
+# What reading a malformed message, value or exception raises.
+MALFORMED = (ProtocolError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError, AttributeError)
 
-    Raises:
-        TooLargeError: it is larger than `MAX_MESSAGE`; nothing has been written.
-    """
+
+def send(descriptor: int, message: Any) -> None:
+    """Write one message; nothing at all of one that is too large (`TooLargeError`)."""
     data = json.dumps(message, check_circular=False).encode()
     if len(data) > MAX_MESSAGE:
         raise TooLargeError(f"a message of {len(data)} bytes, at most {MAX_MESSAGE} are taken")
@@ -81,12 +78,7 @@ def send(descriptor: int, message: Any) -> None:
 
 
 def receive(descriptor: int) -> Any:
-    """Read one message.
-
-    Raises:
-        EOFError: the other side has closed its end.
-        ProtocolError: what came is no message.
-    """
+    """Read one message: `EOFError` where the other side has closed its end, `ProtocolError` for anything else."""
     (length,) = struct.unpack(">I", _read(descriptor, 4))
     if length > MAX_MESSAGE:
         raise TooLargeError(f"a message of {length} bytes, at most {MAX_MESSAGE} are taken")
@@ -107,19 +99,8 @@ def _read(descriptor: int, length: int) -> bytes:
     return b"".join(pieces)
 
 
-def plain_type(kind: type) -> type | None:
-    """The plain type that values of this class are written as; `None` where they do not cross as values."""
-    if kind in PLAIN:
-        return kind
-    return next((base for base in PLAIN if issubclass(kind, base)), None)
-
-
 def bounded(items: Iterable[Any]) -> Iterator[Any]:
-    """What an iterable yields.
-
-    Raises:
-        ValueError: it yields more than `MAX_ITEMS`.
-    """
+    """What an iterable yields; `ValueError` where that is more than `MAX_ITEMS`."""
     found = list(islice(items, MAX_ITEMS + 1))
     if len(found) > MAX_ITEMS:
         raise ValueError(f"an iterator of more than {MAX_ITEMS} items does not pass between program and tests")
@@ -129,13 +110,12 @@ def bounded(items: Iterable[Any]) -> Iterator[Any]:
 class Encoder:
     """Writes values; one for each message.
 
-    Args:
-        other: gives the JSON for what is no plain value.
-        known (`Sequence`): mutable containers that the other side has too, in this order.
+    `other` gives the JSON for what is no plain value, and for objects of classes of the module `apart`, whatever these
+    derive from. The other side has the `known` containers too, in this order.
     """
 
-    def __init__(self, other: Callable[[Any], list[Any]], known: Sequence[Any] = ()):
-        self._other = other
+    def __init__(self, other: Callable[[Any], list[Any]], known: Sequence[Any] = (), apart: str = ""):
+        self._other, self._apart = other, apart
         self._places = {id(item): place for place, item in enumerate(known)}
         self.containers = list(known)  # in the order of their numbers; keeps them alive, so an id stays theirs
 
@@ -148,7 +128,9 @@ class Encoder:
             return value if -SMALL < value < SMALL else ["i", hex(value)]
         if id(value) in self._places:
             return ["r", self._places[id(value)]]
-        base: Any = plain_type(kind)
+        if kind.__module__ == self._apart:
+            return self._other(value)
+        base = kind if kind in PLAIN else next((base for base in PLAIN if issubclass(kind, base)), None)
         if base in MUTABLE:
             self._places[id(value)] = len(self.containers)
             self.containers.append(value)
@@ -177,11 +159,9 @@ class Encoder:
 
 
 class Decoder:
-    """Reads values; one for each message.
+    """Reads values; one for each message. What is malformed raises one of `MALFORMED`.
 
-    Args:
-        other: called with tag and parts of what is no plain value; gives what stands for it here.
-        containers (`Sequence`): those that the message may refer to already.
+    `other` gives what stands for tag and parts of what is no plain value. The message may refer to the `containers`.
     """
 
     def __init__(self, other: Callable[[str, list[Any]], Any], containers: Sequence[Any] = ()):
@@ -189,55 +169,33 @@ class Decoder:
         self.containers = list(containers)
 
     def decode(self, item: Any) -> Any:
-        """The value.
-
-        Raises:
-            ProtocolError: this is no value.
-        """
-        try:
-            return self._decode(item)
-        except EXPECTED as error:
-            raise ProtocolError(f"no value: {type(error).__name__}") from None
-
-    def update(self, container: Any, item: Any) -> None:
-        """Give a container of this side the content that came for it.
-
-        Raises:
-            ProtocolError: this is no content of such a container.
-        """
-        try:
-            tag, *parts = item
-            if not isinstance(container, NEW[tag]):
-                raise TypeError
-            container.clear()
-            self._fill(container, parts)
-        except EXPECTED as error:
-            raise ProtocolError(f"no content: {type(error).__name__}") from None
-
-    def _decode(self, item: Any) -> Any:
+        """The value."""
         if type(item) is not list:
             if type(item) is dict:
-                raise TypeError
+                raise ProtocolError("an object of JSON is no value")
             return item
         tag, *parts = item
         if tag in NEW:
-            fresh: Any = NEW[tag]()
-            self.containers.append(fresh)
-            return self._fill(fresh, parts)
+            self.containers.append(NEW[tag]())
+            return self._fill(self.containers[-1], parts)
         if tag in BUILD:
-            return BUILD[tag](map(self._decode, parts))
+            return BUILD[tag](map(self.decode, parts))
         if tag in JOIN:
-            return JOIN[tag](*map(self._decode, parts))
+            return JOIN[tag](*map(self.decode, parts))
         if tag == "i":
             return int(parts[0], 16)
         if tag == "r":
-            if parts[0] < 0:
-                raise IndexError
             return self.containers[parts[0]]
         return self._other(tag, parts)
 
+    def update(self, container: Any, item: Any) -> None:
+        """Give a container of this side the content that came for it."""
+        _, *parts = item
+        container.clear()
+        self._fill(container, parts)
+
     def _fill(self, container: Any, parts: list[Any]) -> Any:
-        items = map(self._decode, parts)
+        items = map(self.decode, parts)
         if isinstance(container, dict):
             container.update(zip(items, items, strict=True))
         else:
@@ -253,32 +211,30 @@ def write_error(error: BaseException, encode: Callable[[Any], Any]) -> list[Any]
 
 
 def read_error(item: Any, decode: Callable[[Any], Any]) -> BaseException:
-    """The exception, of the nearest class that this side has loaded: its own, or one of Python's.
-
-    Raises:
-        ProtocolError: this is none.
-    """
-    try:
-        kinds, arguments, fields = item
-        arguments = tuple(decode(arguments))
-        fields = {name: decode(value) for name, value in fields.items() if not name.startswith("_")}
-        for module, name in kinds:
-            standard = module.split(".")[0] in sys.stdlib_module_names and not module.startswith(FRAMEWORKS)
-            kind = getattr(sys.modules.get(module), name, None) if standard else None
-            if isinstance(kind, type) and issubclass(kind, BaseException):
-                with contextlib.suppress(Exception):  # some classes take other arguments than these: the next one
-                    return _built(kind, arguments, fields)
-    except EXPECTED as error:
-        raise ProtocolError(f"no exception: {type(error).__name__}") from None
+    """The exception, of the nearest class that this side has loaded. What is malformed raises one of `MALFORMED`."""
+    kinds, arguments, fields = item
+    arguments = tuple(decode(arguments))
+    fields = {name: decode(value) for name, value in fields.items() if not name.startswith("_")}
+    for module, name in kinds:
+        standard = module.split(".")[0] in sys.stdlib_module_names and not module.startswith(FRAMEWORKS)
+        kind: Any = getattr(sys.modules.get(module), name, None) if standard else None
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            continue
+        if issubclass(kind, StopIteration | StopAsyncIteration):  # these would end a loop of this side
+            return RuntimeError(f"{name}: {arguments}")
+        with contextlib.suppress(Exception):  # some classes take other arguments than these: the next one
+            error: BaseException = kind.__new__(kind, *arguments)
+            if module == "builtins":
+                kind.__init__(error, *arguments)
+            error.args = arguments
+            vars(error).update(fields)
+            return error
     raise ProtocolError("no exception")
 
 
-def _built(kind: Any, arguments: tuple[Any, ...], fields: dict[str, Any]) -> BaseException:
-    if issubclass(kind, StopIteration | StopAsyncIteration):  # these would end a loop of this side
-        kind, arguments = RuntimeError, (f"{kind.__name__} {arguments}",)
-    error: BaseException = kind.__new__(kind, *arguments)
-    if kind.__module__ == "builtins":
-        kind.__init__(error, *arguments)
-    error.args = arguments
-    vars(error).update(fields)
-    return error
+def shown(error: BaseException) -> str:
+    """An error on one line, for people."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # its class is hostile, or it holds what cannot be shown
+        return type(error).__name__
