@@ -72,7 +72,8 @@ def run(case: Case, words: dict[str, str]) -> str | None:
     """What is wrong with the outcome, if anything."""
     started = time.monotonic()
     tests = [fill(item, words) for item in case.tests]
-    verdict = run_tests(fill(case.program, words), tests, timeout=case.timeout, memory_mb=case.memory_mb)
+    program, limits = fill(case.program, words), {"timeout": case.timeout, "memory_mb": case.memory_mb}
+    verdict = run_tests(program, tests, in_place=case.in_place, **limits)
     seconds = time.monotonic() - started
     if seconds > case.timeout + SLACK:
         return f"took {seconds:.1f} s of {case.timeout}"
