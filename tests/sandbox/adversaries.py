@@ -28,6 +28,7 @@ class Case:
     reasons: tuple[str, ...] = ()
     timeout: float = 10.0
     memory_mb: int = 512
+    in_place: bool = False
 
 
 def read(path: Path) -> list[Case]:
@@ -50,6 +51,7 @@ def read(path: Path) -> list[Case]:
                 reasons=("passed",) if verb == "passes" else tuple(reasons.split(", ")) if reasons else (),
                 timeout=options.get("timeout", 10.0),
                 memory_mb=int(options.get("memory_mb", 512)),
+                in_place=bool(options.get("in_place")),
             )
         )
     return cases

@@ -24,7 +24,7 @@ from pathlib import Path
 from adversaries import EVERYTHING, Case
 
 from bstar_trl.sandbox import close, run_tests
-from bstar_trl.sandbox.seccomp import MACHINES, REFUSED
+from bstar_trl.sandbox.walls.seccomp import MACHINES, REFUSED
 
 SLACK = 2.0  # seconds beyond a program's time limit; a second, but for machines that are busy with other tests
 QUIET = {"unshare", "mount", "umount2", "chroot", "socket", "personality", "vhangup"}  # tried by name, or harmless
@@ -72,7 +72,8 @@ def run(case: Case, words: dict[str, str]) -> str | None:
     """What is wrong with the outcome, if anything."""
     started = time.monotonic()
     tests = [fill(item, words) for item in case.tests]
-    verdict = run_tests(fill(case.program, words), tests, timeout=case.timeout, memory_mb=case.memory_mb)
+    program, limits = fill(case.program, words), {"timeout": case.timeout, "memory_mb": case.memory_mb}
+    verdict = run_tests(program, tests, in_place=case.in_place, **limits)
     seconds = time.monotonic() - started
     if seconds > case.timeout + SLACK:
         return f"took {seconds:.1f} s of {case.timeout}"

@@ -17,7 +17,7 @@ from adversaries import EVERYTHING
 import bstar_trl
 from bstar_trl.sandbox import LocalSandbox
 from bstar_trl.sandbox.probe import missing_layers
-from bstar_trl.sandbox.seccomp import MACHINES, ONLY_OWN
+from bstar_trl.sandbox.walls.seccomp import MACHINES, ONLY_OWN
 
 HERE = Path(__file__).parent
 PACKAGE = Path(bstar_trl.__file__).parent

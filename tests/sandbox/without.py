@@ -10,7 +10,7 @@ import os
 import platform
 import sys
 
-from bstar_trl.sandbox import landlock, seccomp
+from bstar_trl.sandbox.walls import landlock, seccomp
 
 UNSHARE = {"x86_64": 272, "aarch64": 97}
 NEW_USER = 0x10000000

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +20,7 @@ _FEATURES = re.compile(r"^from[ \t]+__future__[ \t]+import[^\n]*$", re.MULTILINE
 _DEFINITION = re.compile(r"^[ \t]*(?:async[ \t]+def|def|class)\b", re.MULTILINE)
 COLUMNS = (  # what a row may say about its tests
     *("tests", "setup", "test_list", "test_setup_code", "test", "entry_point"),
-    *("input_output", "inputs", "outputs", "fn_name"),
+    *("input_output", "inputs", "outputs", "fn_name", "in_place"),
 )
 PYTHON = ("", "python", "py", "python3", "py3")
 
@@ -98,13 +101,17 @@ def check_of_row(prompt: Any, code: str, row: Mapping[str, Any], reward: str) ->
         DatasetError: the row has none of the public shapes.
     """
     _of_type(row, str, ("setup", "test_setup_code"), reward)
+    _of_type(row, bool, ("in_place",), reward)
+    in_place = row.get("in_place")
     setup = row.get("setup") or row.get("test_setup_code") or ""
     tests = row.get("tests") or row.get("test_list")
     if tests:
-        return Check(code, tuple(_texts(tests, "tests", reward)), setup)
+        texts = tuple(_texts(tests, "tests", reward))
+        return Check(code, texts, setup, in_place=_works_in_place(texts) if in_place is None else in_place)
     _of_type(row, str, ("test", "entry_point"), reward)
     if row.get("test") and row.get("entry_point"):
-        return _human_eval(_prompt_code(prompt), code, row["test"], row["entry_point"])
+        check = _human_eval(_prompt_code(prompt), code, row["test"], row["entry_point"])
+        return replace(check, in_place=bool(in_place))
     cases = row
     if row.get("input_output"):
         cases = row["input_output"]
@@ -120,6 +127,25 @@ def check_of_row(prompt: Any, code: str, row: Mapping[str, Any], reward: str) ->
     raise DatasetError(f"reward '{reward}' needs filled columns {shapes}; this row has {filled}")
 
 
+@lru_cache(maxsize=1024)
+def _works_in_place(tests: tuple[str, ...]) -> bool:
+    """Whether a row without the column `in_place` says the same by its tests: by a call whose result nobody sees.
+
+    `sort_it(xs)` as a statement: only what became of `xs` can be tested.
+    """
+    for test in tests:
+        try:
+            nodes = list(ast.walk(ast.parse(test)))
+        except (SyntaxError, ValueError):
+            return False  # the verdict will say so
+        calls = [node.value for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+        for call in calls:
+            named = isinstance(call.func, ast.Name) and not hasattr(builtins, call.func.id)
+            if named and any(isinstance(argument, ast.Name) for argument in call.args):
+                return True
+    return False
+
+
 def _texts(value: Any, column: str, reward: str) -> Sequence[str]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
         raise DatasetError(f"reward '{reward}': column '{column}' must hold a list of texts, got {value!r:.80}")
@@ -131,7 +157,7 @@ def _of_type(row: Mapping[str, Any], kind: Any, columns: Sequence[str], reward: 
     for column in columns:
         value = row.get(column)
         if value is not None and not isinstance(value, kind):
-            wanted = "a text" if kind is str else "a list"
+            wanted = {str: "a text", bool: "true or false"}.get(kind, "a list")
             raise DatasetError(f"reward '{reward}': column '{column}' must hold {wanted}, got {value!r:.80}")
 
 

@@ -27,7 +27,11 @@ class UnitTests(RewardFn):
     - APPS: `inputs` and `outputs` for standard input and output, or with `fn_name` for calls of that function or of a
       method of `Solution`; or all of them as JSON in `input_output`.
 
-    `None`, *cannot be judged*, is given where the row's tests do not compile.
+    A row whose functions change their arguments says so in a column `in_place`. Without that column, a test that calls
+    a function as a statement, on a variable, says it.
+
+    `None`, *cannot be judged*, is given where the row's tests do not compile, or pass objects of their own classes to
+    the program: such objects do not cross.
 
     Args:
         name (`str`, *optional*): what logs call it.

@@ -24,10 +24,10 @@ from typing import Any
 
 from ..concurrency.pool import ProcessPool
 from ..errors import SandboxError
-from . import workdir
-from .isolation import LEVELS
-from .talk import Talk
-from .verdicts import DETAIL_LIMIT, OUTPUT_LIMIT, REASONS, Check, Limits, Verdict, as_check, printable, whole_number
+from .verdicts import DETAIL_LIMIT, KEPT_OUTPUT, REASONS, Check, Limits, Verdict, as_check, printable, whole_number
+from .walls import workdir
+from .walls.namespaces import LEVELS
+from .walls.talk import Talk
 
 START_LIMIT = 60.0  # seconds
 GRACE = 0.8  # seconds after which a sandbox that does not keep the time limit itself is killed
@@ -128,7 +128,7 @@ class _Sandbox:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         settings = {"level": level, "work": self._work, "host": os.getpid(), "core": core}
         root = str(Path(__file__).parents[2])
-        code = f"import sys; sys.path.insert(0, {root!r}); from bstar_trl.sandbox.zygote import main; "
+        code = f"import sys; sys.path.insert(0, {root!r}); from bstar_trl.sandbox.walls.zygote import main; "
         code += "del sys.path[0]; main()"
         try:
             self._process = subprocess.Popen(
@@ -178,11 +178,12 @@ class _Sandbox:
             "trusted": check.trusted,
             "tests": check.tests,
             "names": check.names,
+            "in_place": check.in_place,
         }
         payload |= {"case": case, "detail limit": DETAIL_LIMIT}
         talk = Talk(
             {source_w: check.program.encode("utf-8", "surrogatepass"), tests_w: json.dumps(payload).encode()},
-            {verdict_r: 1 << 16, output_r: OUTPUT_LIMIT},
+            {verdict_r: 1 << 16, output_r: KEPT_OUTPUT},
         )
         try:
             try:
@@ -315,6 +316,7 @@ def run_tests(
     memory_mb: int = 512,
     trusted: str = "",
     names: Sequence[str] | None = None,
+    in_place: bool = False,
     executor: Any = None,
 ) -> Verdict:
     """Run a program against tests, in the sandbox of this machine or another executor.
@@ -327,6 +329,7 @@ def run_tests(
         memory_mb (`int`): MiB for all of the program's processes and the tests together.
         trusted (`str`): definitions for the tests that the program must not replace.
         names (`Sequence[str]`, *optional*): the only names the tests take from the program; None: all they use.
+        in_place (`bool`): the program's functions may change their arguments; every call gives these back.
         executor (`Executor`, *optional*): where to run it; None: a sandbox on this machine.
 
     Returns:
@@ -338,7 +341,7 @@ def run_tests(
     """
     global _default
     limits = Limits(timeout=timeout, memory_mb=memory_mb)
-    check = as_check(program, tests, setup=setup, trusted=trusted, names=names)
+    check = as_check(program, tests, setup=setup, trusted=trusted, names=names, in_place=in_place)
     if executor is None:
         with _default_lock:
             if _default is None:

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import landlock
 from .host import LocalSandbox
-from .isolation import LIBC
 from .verdicts import Check, Limits
+from .walls import landlock
+from .walls.namespaces import LIBC
 
 
 @dataclass(frozen=True)

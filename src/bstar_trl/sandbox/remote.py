@@ -143,9 +143,6 @@ def answer(task: Mapping[str, Any]) -> dict[str, Any]:
 def _sources() -> dict[str, str]:
     """This package's own files that the service needs."""
     here = Path(__file__).parent
-    files = {f"bstar_trl/sandbox/{path.name}": path.read_text("utf-8") for path in sorted(here.glob("*.py"))}
-    files |= {
-        f"bstar_trl/{name}": (here.parent / name).read_text("utf-8") for name in ("errors.py", "concurrency/pool.py")
-    }
-    files |= {"bstar_trl/__init__.py": "", "bstar_trl/concurrency/__init__.py": ""}
-    return files
+    paths = [here.parent / "errors.py", here.parent / "concurrency" / "pool.py", *sorted(here.rglob("*.py"))]
+    files = {f"bstar_trl/{path.relative_to(here.parent)}": path.read_text("utf-8") for path in paths}
+    return files | {"bstar_trl/__init__.py": "", "bstar_trl/concurrency/__init__.py": ""}

@@ -12,7 +12,7 @@ Reason = Literal[
     "passed", "wrong answer", "exception", "timeout", "memory", "syntax", "no answer", "forbidden", "bad tests"
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
-OUTPUT_LIMIT = 16 << 10  # bytes of the program's output that are kept for logs
+KEPT_OUTPUT = 16 << 10  # bytes of the program's output that are kept for logs
 DAY = 24 * 3600  # seconds
 DETAIL_LIMIT = 500  # characters
 _ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -25,8 +25,8 @@ class Verdict:
     Attributes:
         passed (`bool`): the program passed every test.
         reason (`str`): one of `REASONS`. `"no answer"`: it ended, or spoke out of turn, before every test had its
-            answer. `"forbidden"`: it failed at something the sandbox refuses. `"bad tests"`: the tests themselves do
-            not compile, whatever the program.
+            answer. `"forbidden"`: it failed at something the sandbox refuses. `"bad tests"`: the tests cannot judge
+            any program: they do not compile, or pass what cannot cross to it.
         detail (`str`): which test, and what happened; for people. It may quote the program.
         output (`str`): the beginning of what the program printed.
         seconds (`float`): how long the check took.
@@ -96,6 +96,11 @@ class Check:
         names (`tuple[str, ...]`, *optional*): the only names the tests may take from the program; None: all that they
             use and do not define themselves, builtins apart.
         cases (`tuple[tuple[str, str], ...]`): in place of tests: texts for standard input, and the output expected.
+        in_place (`bool`): the program's functions may change their arguments: after each call, every list, dict, set,
+            deque and bytearray that the tests passed holds what the program left in it.
+
+    Raises:
+        ConfigurationError: an argument of the wrong type; neither tests nor cases, or both.
     """
 
     program: str
@@ -104,6 +109,7 @@ class Check:
     trusted: str = ""
     names: tuple[str, ...] | None = None
     cases: tuple[tuple[str, str], ...] = ()
+    in_place: bool = False
 
     def __post_init__(self) -> None:
         texts: list[tuple[str, Any]] = [("program", self.program), ("setup", self.setup), ("trusted", self.trusted)]
@@ -112,6 +118,8 @@ class Check:
         for name, text in texts:
             if not isinstance(text, str):
                 raise ConfigurationError(f"{name} must be a str, got {type(text).__name__}")
+        if type(self.in_place) is not bool:
+            raise ConfigurationError(f"in_place must be a bool, got {self.in_place!r:.80}")
         if bool(self.tests) == bool(self.cases):
             raise ConfigurationError("a check needs tests: got none" if not self.tests else "tests or cases, not both")
 

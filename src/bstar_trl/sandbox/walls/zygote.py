@@ -1,6 +1,6 @@
 """The warm parent: enters the sandbox once, then forks a fresh pair of processes for each check.
 
-Started as `python -m bstar_trl.sandbox.zygote`, with a socket to the host as its standard input. It never sees a
+Started as `python -m bstar_trl.sandbox.walls.zygote`, with a socket to the host as its standard input. It never sees a
 program or a test: the host hands it pipes, which go on to the two children. Its own process tree is
 
     guard (outside: dies with the host, and takes everything along)
@@ -12,8 +12,10 @@ The children are killed after every check, whatever they say, and with them all 
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import gc
+import io
 import json
 import math
 import os
@@ -24,10 +26,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from . import checker, codec, landlock, program, scripts, seccomp, watch
-from .isolation import (
+from ..bridge import program_side, scripts, tests_side, wire
+from . import landlock, seccomp, watch
+from .namespaces import (
     DEVICES,
     LEVELS,
     LIBC,
@@ -52,6 +56,9 @@ PRELOADED = """
 abc array ast bisect cmath collections copy dataclasses datetime decimal enum fractions functools heapq io itertools
 json math operator os queue random re statistics string struct textwrap threading time traceback types typing
 """
+STANDARD_FILES: dict[Any, int] = {
+    kind(f"/dev/{name}"): number for number, name in enumerate(("stdin", "stdout", "stderr")) for kind in (str, Path)
+}
 TICK = 0.02  # seconds between two looks at the memory
 THREAD_STACK = 2 << 20
 OTHER_SANDBOXES = 400  # processes that they may have, where they are counted together
@@ -255,8 +262,9 @@ def _program_main(request: dict[str, Any]) -> None:
         os.dup2(4, 0)
         os.dup2(4, 1)
         os.close(4)
-        program.run_script(source)
-    program.serve(source, 4)
+        _open_standard_files_by_name()
+        program_side.run_script(source)
+    program_side.serve(source, 4)
 
 
 def _tests_main(request: dict[str, Any]) -> None:
@@ -268,9 +276,20 @@ def _tests_main(request: dict[str, Any]) -> None:
     if request["script"]:
         reason, detail = scripts.judge_output(4, *payload["case"])
     else:
-        reason, detail = checker.judge(4, payload)
-    codec.send(5, {"reason": reason, "detail": detail[: payload["detail limit"]]})
+        reason, detail = tests_side.judge(4, payload)
+    wire.send(5, {"reason": reason, "detail": detail[: payload["detail limit"]]})
     os._exit(0)
+
+
+def _open_standard_files_by_name() -> None:
+    """`open("/dev/stdin")`: the sandbox has no procfs, which such a name leads to."""
+    plain_open = open
+
+    def open_named(file: Any, *arguments: Any, **keywords: Any) -> Any:
+        number = STANDARD_FILES.get(file) if isinstance(file, str | os.PathLike) else None
+        return plain_open(file if number is None else os.dup(number), *arguments, **keywords)
+
+    builtins.open = io.open = open_named
 
 
 def _read_all(descriptor: int) -> bytes:

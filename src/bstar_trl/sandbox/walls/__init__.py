@@ -1,0 +1,1 @@
+"""What keeps a program in: namespaces, filters and limits, and the processes behind them."""
