@@ -78,12 +78,6 @@ def test_concatenate_keeps_the_order():
         assert getattr(whole, name).dtype == getattr(parts[0], name).dtype, name
 
 
-def test_another_reader():
-    rollouts, reader = make_rollouts([1]), Reader()
-    assert rollouts.with_reader(reader).reader is reader
-    assert rollouts.reader is not reader
-
-
 def test_grid_by_hand():
     # Query 8 comes first, then 2; their responses are interleaved, and 2 has one less.
     grid = make_rollouts([8, 2, 8, 5, 8, 2, 5, 5]).grids.index_NK

@@ -20,69 +20,28 @@ CHUNK_WITHOUT_VLLM = 128
 DEFAULT_STEPS = 100
 DEFAULT_TARGET = 5.0
 
-# TRL's options without effect: those of the policy gradient (the loss is a likelihood), of continuous batching
-# (responses come from `generate` or vLLM), of row loading (queries are read as they are sampled), of the parent's
-# evaluation loop (`evaluate` has its own), of tools and of images.
-WITHOUT_EFFECT = (
-    "beta",
-    "loss_type",
-    "epsilon",
-    "epsilon_high",
-    "delta",
-    "num_iterations",
-    "scale_rewards",
-    "multi_objective_aggregation",
-    "importance_sampling_level",
-    "sapo_temperature_neg",
-    "sapo_temperature_pos",
-    "vespo_k_pos",
-    "vespo_lambda_pos",
-    "vespo_k_neg",
-    "vespo_lambda_neg",
-    "mask_truncated_completions",
-    "sync_ref_model",
-    "ref_model_mixup_alpha",
-    "ref_model_sync_steps",
-    "top_entropy_quantile",
-    "entropy_coef",
-    "use_adaptive_entropy",
-    "entropy_coef_min",
-    "entropy_coef_max",
-    "entropy_coef_delta",
-    "entropy_target",
-    "off_policy_mask_threshold",
-    "use_bias_correction_kl",
-    "vllm_importance_sampling_correction",
-    "vllm_importance_sampling_mode",
-    "vllm_importance_sampling_clip_max",
-    "vllm_importance_sampling_clip_min",
-    "vllm_importance_sampling_cap",
-    "use_transformers_continuous_batching",
-    "use_transformers_paged",
-    "transformers_continuous_batching_config",
-    "max_tool_calling_iterations",
-    "log_multimodal",
-    "dataloader_drop_last",
-    "dataloader_in_order",
-    "dataloader_multiprocessing_context",
-    "dataloader_persistent_workers",
-    "dataloader_prefetch_factor",
-    "data_seed",
-    "train_sampling_strategy",
-    "length_column_name",
-    "ignore_data_skip",
-    "average_tokens_across_devices",
-    "label_names",
-    "label_smoothing_factor",
-    "prediction_loss_only",
-    "bf16_full_eval",
-    "fp16_full_eval",
-    "batch_eval_metrics",
-    "eval_accumulation_steps",
-    "eval_do_concat_batches",
-    "eval_use_gather_object",
-    "include_for_metrics",
-)
+# TRL's options without effect, by what they are about.
+WITHOUT_EFFECT = (  # noqa: SIM905 - a list would need a line per option
+    # The policy gradient: the loss is a likelihood.
+    "beta loss_type epsilon epsilon_high delta num_iterations scale_rewards multi_objective_aggregation "
+    "importance_sampling_level sapo_temperature_neg sapo_temperature_pos vespo_k_pos vespo_lambda_pos "
+    "vespo_k_neg vespo_lambda_neg mask_truncated_completions sync_ref_model ref_model_mixup_alpha "
+    "ref_model_sync_steps top_entropy_quantile entropy_coef use_adaptive_entropy entropy_coef_min "
+    "entropy_coef_max entropy_coef_delta entropy_target off_policy_mask_threshold use_bias_correction_kl "
+    "vllm_importance_sampling_correction vllm_importance_sampling_mode vllm_importance_sampling_clip_max "
+    "vllm_importance_sampling_clip_min vllm_importance_sampling_cap "
+    # Continuous batching: responses come from `generate` or vLLM.
+    "use_transformers_continuous_batching use_transformers_paged transformers_continuous_batching_config "
+    # Tools and images.
+    "max_tool_calling_iterations log_multimodal "
+    # Row loading: queries are read as they are sampled.
+    "dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context dataloader_persistent_workers "
+    "dataloader_prefetch_factor data_seed train_sampling_strategy length_column_name ignore_data_skip "
+    # The parent's loss and evaluation loop: `evaluate` has its own.
+    "average_tokens_across_devices label_names label_smoothing_factor prediction_loss_only bf16_full_eval "
+    "fp16_full_eval batch_eval_metrics eval_accumulation_steps eval_do_concat_batches eval_use_gather_object "
+    "include_for_metrics "
+).split()
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,12 @@ class Setting:
     score: float = 0.0
 
 
+class Rows(Protocol):
+    """Dataset rows by query id: a `dict`, or the stream of queries."""
+
+    def __getitem__(self, query_id: int, /) -> Mapping[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Request:
     """One order to sample: `n` responses for each of `query_ids`, all at one temperature.
@@ -54,7 +60,7 @@ class Request:
     seed: int
     rows: Mapping[int, Mapping[str, Any]] = field(default_factory=dict, compare=False, repr=False)
 
-    def with_rows(self, rows: Mapping[int, Mapping[str, Any]]) -> Request:
+    def with_rows(self, rows: Rows) -> Request:
         """The same order with the rows of its queries, which are looked up in `rows`."""
         return dataclasses.replace(self, rows={query_id: rows[query_id] for query_id in self.query_ids})
 
@@ -151,10 +157,6 @@ class Rollouts:
         """The responses at `index` (positions or a boolean mask), in that order."""
         columns = {name: getattr(self, name)[index] for name in column_names()}
         return dataclasses.replace(self, **columns)
-
-    def with_reader(self, reader: ResponseReader) -> Rollouts:
-        """The same responses, read through `reader`."""
-        return dataclasses.replace(self, reader=reader)
 
     def at(self, temperature: float) -> Rollouts:
         """The responses sampled at this very temperature."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,11 @@ from ..rewards import AnswerMatch, MultipleChoice, UnitTests
 from ..rewards.base import RewardFn
 
 KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
-VERIFIERS = ("answer", "choice", "tests")
+VERIFIERS: dict[str, Callable[[], RewardFn]] = {
+    "answer": AnswerMatch,
+    "choice": MultipleChoice,
+    "tests": partial(UnitTests, progress=False),
+}
 
 
 def read_dataset(source: str, *, config: str | None = None, split: str = "train") -> Dataset:
@@ -82,12 +88,8 @@ def load_verifier(name: str) -> Any:
     Raises:
         ConfigurationError: there is no such verifier.
     """
-    if name == "answer":
-        return AnswerMatch()
-    if name == "choice":
-        return MultipleChoice()
-    if name == "tests":
-        return UnitTests(progress=False)
+    if name in VERIFIERS:
+        return VERIFIERS[name]()
     module_name, _, attribute = name.partition(":")
     if not attribute:
         raise ConfigurationError(f"a verifier is one of {', '.join(VERIFIERS)}, or module:attribute; got {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from datasets import Dataset, IterableDataset
 from ..errors import DatasetError
 
 
-class MapQueries(Mapping[int, dict[str, Any]]):
+class MapQueries:
     """Rows of a map-style dataset, epoch by epoch, each epoch in its own seeded order. A query's id is its row.
 
     An iteration that runs over the end of an epoch is filled from the next epoch's order, never with a row that it
@@ -41,12 +40,6 @@ class MapQueries(Mapping[int, dict[str, Any]]):
     def __getitem__(self, query_id: int) -> dict[str, Any]:
         return self.dataset[query_id]
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(len(self.dataset)))
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def state_dict(self) -> dict[str, Any]:
         """What continues the stream in another process."""
         return {"epoch": self.epoch, "remaining": list(self._remaining)}
@@ -65,7 +58,7 @@ class MapQueries(Mapping[int, dict[str, Any]]):
         return np.random.default_rng([self.seed, epoch]).permutation(size).tolist()
 
 
-class StreamQueries(Mapping[int, dict[str, Any]]):
+class StreamQueries:
     """Rows of a stream as they come; a stream that ends starts again. A query's id is its place in the whole stream.
 
     Only the rows of the current `take` are held. `shuffle` is the buffered one of `datasets`, as TRL's. A resumed
@@ -89,12 +82,6 @@ class StreamQueries(Mapping[int, dict[str, Any]]):
 
     def __getitem__(self, query_id: int) -> dict[str, Any]:
         return self._rows[query_id]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def state_dict(self) -> dict[str, Any]:
         """What continues the stream in another process."""

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from ..errors import BStarError
-from ..records import Completion, Request, Rollouts
+from ..records import Completion, Request, Rollouts, Rows
 from .scoring import Scorer
 from .store import RolloutStore
 
@@ -22,7 +22,7 @@ class Sampler:
     Args:
         generate: `BSTaRTrainer.generate_responses`: this process's requests in, completions out, in any order.
         scorer (`Scorer`): the reward functions.
-        rows (`Mapping[int, dict]`): the dataset row of each query id.
+        rows (`Rows`): the dataset row of each query id.
         accelerator (`Accelerator`): who else takes part.
         chunk_size (`int`): responses scored together.
         trainer_state: passed on to the reward functions.
@@ -32,7 +32,7 @@ class Sampler:
         self,
         generate: Callable[[Sequence[Request]], Iterable[Completion]],
         scorer: Scorer,
-        rows: Mapping[int, dict[str, Any]],
+        rows: Rows,
         *,
         accelerator: Accelerator,
         chunk_size: int,

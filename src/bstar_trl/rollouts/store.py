@@ -68,7 +68,7 @@ class RolloutStore:
             rows_R=np.arange(first, first + len(completions)),
             reader=_NO_READER,
         )
-        return concatenate(self.gather([mine])).with_reader(self)
+        return replace(concatenate(self.gather([mine])), reader=self)
 
     def read(self, rows: np.ndarray) -> list[Completion]:
         """The completions of these rows, whoever sampled them. A collective."""

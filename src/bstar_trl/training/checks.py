@@ -23,21 +23,12 @@ WHERE_THE_TRAINER_IS_BUILT = 4  # frames up: the check, `prepare`, the construct
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a trainer was given, checked and completed.
-
-    Args:
-        args (`BSTaRConfig`): a plain `GRPOConfig`, or `None`, has become one.
-        reward_funcs (`list`): one or several.
-        verifier (`int`): which of them says *correct or not*.
-        balance (`BalanceCallback`): the one among the callbacks.
-        callbacks (`list`): with the balance among them.
-        plan (`IterationPlan`): the numbers of an iteration.
-    """
+    """A trainer's arguments, checked and completed."""
 
     args: BSTaRConfig
     reward_funcs: list[Any]
-    verifier: int
-    balance: BalanceCallback
+    verifier: int  # the index of the reward that says *correct or not*
+    balance: BalanceCallback  # stands among the callbacks, too
     callbacks: list[Any]
     plan: IterationPlan
 

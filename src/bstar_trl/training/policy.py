@@ -226,7 +226,7 @@ class GenerateEngine:
 
 
 class _VLLMEngine:
-    """What the colocated engine and the server share: sampling parameters and how a response ended."""
+    """What the colocated engine and the server share: sampling parameters and the tokens that end a response."""
 
     def __init__(self, trainer: GRPOTrainer, tokenizer: Any):
         self.trainer = trainer
@@ -241,10 +241,6 @@ class _VLLMEngine:
             "min_p": 0.0 if self.vllm.min_p is None else self.vllm.min_p,
             "max_tokens": self.vllm.max_completion_length,
         } | extra
-
-    def sampled(self, token_ids: Sequence[int], finish_reason: str | None) -> Sample:
-        """What vLLM returned for a job."""
-        return as_sample(token_ids, finish_reason, self.eos_token_ids)
 
 
 class ColocatedEngine(_VLLMEngine):
@@ -265,9 +261,8 @@ class ColocatedEngine(_VLLMEngine):
         elif isinstance(structured, dict):
             parameters["structured_outputs"] = StructuredOutputsParams(**structured)
         all_jobs, mine = self._group_jobs(jobs)
-        size = self.jobs_per_call
-        for start in range(0, len(all_jobs), size):
-            chunk = all_jobs[start : start + size]
+        for start in range(0, len(all_jobs), self.jobs_per_call):
+            chunk = all_jobs[start : start + self.jobs_per_call]
             outputs = self.vllm.llm.generate(
                 [{"prompt_token_ids": list(job.prompt_ids)} for job in chunk],
                 sampling_params=[
@@ -275,7 +270,8 @@ class ColocatedEngine(_VLLMEngine):
                 ],
                 use_tqdm=False,
             )
-            sampled = [self.sampled(item.outputs[0].token_ids, item.outputs[0].finish_reason) for item in outputs]
+            ends = self.eos_token_ids
+            sampled = [as_sample(item.outputs[0].token_ids, item.outputs[0].finish_reason, ends) for item in outputs]
             kept = [index for index in range(len(chunk)) if start + index in mine]
             yield [start + index - mine.start for index in kept], [sampled[index] for index in kept]
 
@@ -325,4 +321,4 @@ class ServerEngine(_VLLMEngine):
                 f"the vLLM server at {client.base_url} answered {response.status_code}: {response.text[:500]}"
             )
         choice = response.json()["choices"][0]
-        return self.sampled(choice["token_ids"], choice["finish_reason"])
+        return as_sample(choice["token_ids"], choice["finish_reason"], self.eos_token_ids)

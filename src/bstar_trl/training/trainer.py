@@ -18,7 +18,7 @@ from trl import GRPOTrainer
 
 from ..config import BSTaRConfig
 from ..errors import BStarError, ConfigurationError, EmptySelectionError, UnsupportedOptionError
-from ..records import Completion, Exploration, Request, Rollouts, Selection, Setting
+from ..records import Completion, Exploration, Request, Rollouts, Rows, Selection, Setting
 from ..rollouts.queries import make_queries
 from ..rollouts.round import Sampler
 from ..rollouts.scoring import Scorer
@@ -218,7 +218,7 @@ class BSTaRTrainer(GRPOTrainer):
         chosen_M2 = select(grids.rewards_NK, grids.selectable_NK, setting.threshold, budget=budget, rng=rng)
         return Selection(rollouts.take(grids.index_NK[tuple(chosen_M2.T)]), self.plan.num_samples)
 
-    def _sampler(self, rows: Any) -> Sampler:
+    def _sampler(self, rows: Rows) -> Sampler:
         return Sampler(
             self.generate_responses,
             self.scorer,
