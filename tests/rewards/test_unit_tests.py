@@ -157,6 +157,44 @@ def test_tests_that_do_not_compile_cannot_judge(reward):
     assert item.reason.startswith("bad tests")
 
 
+IN_PLACE = {"prompt": "", "tests": ["xs = [3, 1]\nys = sort_it(xs)\nassert xs == [1, 3]"]}
+STATEMENT = {"prompt": "", "tests": ["xs = [3, 1]\nsort_it(xs)\nassert xs == [1, 3]"]}
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "value"),
+    [
+        (IN_PLACE | {"in_place": True}, "def sort_it(xs): xs.sort()", 1.0),
+        (IN_PLACE | {"in_place": True}, "def sort_it(xs): return sorted(xs)", 0.0),
+        (IN_PLACE | {"in_place": False}, "def sort_it(xs): xs.sort()", 0.0),
+        (IN_PLACE | {"in_place": None}, "def sort_it(xs): xs.sort()", 0.0),
+        (STATEMENT, "def sort_it(xs): xs.sort()", 1.0),
+        (STATEMENT, "def sort_it(xs):\n    xs.sort()\n    return xs", 1.0),
+        (STATEMENT, "def sort_it(xs): return sorted(xs)", 0.0),
+        (STATEMENT | {"in_place": False}, "def sort_it(xs): xs.sort()", 0.0),
+        (
+            {
+                "prompt": "def first(xs):\n",
+                "test": "def check(c):\n    xs = [2]\n    c(xs)\n    assert xs == []",
+                "entry_point": "first",
+                "in_place": True,
+            },
+            "    xs.clear()",
+            1.0,
+        ),
+    ],
+)
+def test_functions_that_work_in_place(reward, row, code, value):
+    assert scores(reward, [row], [code])[0].value == value
+
+
+def test_tests_that_pass_objects_of_their_own_cannot_judge(reward):
+    row = {"prompt": "", "setup": "class Node:\n    value = 3", "tests": ["assert value_of(Node()) == 3"]}
+    (item,) = scores(reward, [row], ["def value_of(node): return node.value"])
+    assert item.value is None
+    assert item.reason == "bad tests: the tests pass an object of class Node: such objects do not cross"
+
+
 def test_mixed_rows_and_equal_programs(reward):
     rows = [APPS | {"tests": None}, {**dict.fromkeys(APPS), "prompt": "", "tests": ["assert f() == 1"]}]
     texts = ["print(int(input()) * 2)", "def f(): return 1"]
@@ -171,6 +209,7 @@ def test_mixed_rows_and_equal_programs(reward):
         ({"prompt": "", "tests": []}, "this row has none of them"),
         ({"prompt": "", "tests": "assert True"}, "'tests' must hold a list of texts"),
         ({"prompt": "", "tests": 5}, "'tests' must hold a list of texts, got 5"),
+        ({"prompt": "", "tests": ["assert 1"], "in_place": "yes"}, "'in_place' must hold true or false, got 'yes'"),
         ({"prompt": "", "tests": ["assert 1"], "setup": 5}, "'setup' must hold a text, got 5"),
         ({"prompt": "", "test": 5, "entry_point": "f"}, "'test' must hold a text, got 5"),
         ({"prompt": "", "inputs": ["1"], "outputs": ["1", "2"]}, "1 inputs, but 2 outputs"),
