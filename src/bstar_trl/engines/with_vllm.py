@@ -68,13 +68,9 @@ class VLLMEngine:
                 ],
                 use_tqdm=False,
             )
-            yield (
-                list(range(start, start + len(chunk))),
-                [
-                    as_sample(item.outputs[0].token_ids, item.outputs[0].finish_reason, self._eos_token_ids)
-                    for item in outputs
-                ],
-            )
+            found = [item.outputs[0] for item in outputs]
+            samples = [as_sample(item.token_ids, item.finish_reason, self._eos_token_ids) for item in found]
+            yield list(range(start, start + len(chunk))), samples
 
 
 def as_sample(token_ids: Sequence[int], finish_reason: str | None, eos_token_ids: Sequence[int]) -> Sample:

@@ -28,7 +28,7 @@ from trl.data_utils import is_conversational
 from ..engines import Job, TextEngine, job_seed, prompt_ids
 from ..errors import ConfigurationError, DatasetError
 from ..prm.steps import prompt_text, step_spans
-from ..records import Completion
+from ..records import Completion, FinishReason
 from ..rollouts.scoring import Scorer, reward_name
 from .recipe import Annotated, Counts, Recipe
 
@@ -248,22 +248,13 @@ class Annotator:
         for positions, sampled in engine.run(jobs):
             tokens = [[*begun[place], *item.token_ids] for place, item in zip(positions, sampled, strict=True)]
             texts = engine.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            cut = [_before(engine.stop, text) for text in texts]
-            # A stop string may begin in the prefix and end in the sample; the engine searches only the sample.
-            stopped = [
-                item.ended or len(kept) < len(text) for item, kept, text in zip(sampled, cut, texts, strict=True)
-            ]
-            chunk = [
-                Completion(
-                    query_id=queries[place],
-                    temperature=jobs[place].temperature,
-                    prompt_ids=jobs[place].prompt_ids,
-                    token_ids=token_ids,
-                    text=text,
-                    finish_reason="stop" if has_stopped else "length",
-                )
-                for place, token_ids, text, has_stopped in zip(positions, tokens, cut, stopped, strict=True)
-            ]
+            chunk = []
+            for place, sample, token_ids, text in zip(positions, sampled, tokens, texts, strict=True):
+                kept = _before(engine.stop, text)
+                # A stop string may begin in the prefix and end in the sample; the engine searches only the sample.
+                reason: FinishReason = "stop" if sample.ended or len(kept) < len(text) else "length"
+                job = jobs[place]
+                chunk.append(Completion(queries[place], job.temperature, job.prompt_ids, token_ids, kept, reason))
             self._scorer.add(chunk, [dict(rows[item.query_id]) for item in chunk], None)
             order += positions
             responses += chunk

@@ -48,8 +48,8 @@ class DemoTrainer(BSTaRTrainer):
         if len(selection):
             completions = selection.rollouts.reader.read(selection.rollouts.rows_R)
             prompts = [self.queries[item.query_id]["prompt"] for item in completions]
-            wrong = [not is_valid(prompt, item.text) for prompt, item in zip(prompts, completions, strict=True)]
-            lucky = [bad and right for bad, right in zip(wrong, selection.rollouts.correct_R, strict=True)]
+            triples = zip(prompts, completions, selection.rollouts.correct_R, strict=True)
+            lucky = [right and not is_valid(prompt, item.text) for prompt, item, right in triples]
             self.lucky_share = sum(lucky) / len(lucky)
         return selection
 
