@@ -39,130 +39,130 @@ from bstar_trl import BalanceCallback, BSTaRTrainer, Request
 from bstar_trl.config import WITHOUT_EFFECT, as_bstar_config
 from bstar_trl.errors import DatasetError, UnsupportedOptionError
 
-DEFAULTS = {item.name: item.default for item in dataclasses.fields(GRPOConfig)}
-FIELDS = set(DEFAULTS)
+FIELDS = {item.name for item in dataclasses.fields(GRPOConfig)}
 
-# Every option that works as in TRL, with a value that is not its default.
+# Options that work as in TRL. Those that a training here can show have a test below, in `test_drop_in.py` or in
+# `training/`.
 HONOURED = {
     # the run
-    "output_dir": "somewhere",
-    "per_device_train_batch_size": 16,
-    "gradient_accumulation_steps": 2,
-    "num_train_epochs": 2.0,
-    "max_steps": 7,
-    "seed": 3,
-    "remove_unused_columns": True,
-    "shuffle_dataset": False,
-    "disable_tqdm": True,
-    "do_train": True,
-    "do_eval": True,
-    "do_predict": True,
-    "resume_from_checkpoint": "somewhere",
-    "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
-    "debug": "underflow_overflow",
-    "skip_memory_metrics": False,
-    "dataloader_num_workers": 2,  # with nothing to load
-    "dataloader_pin_memory": False,  # transformers sets it itself on a CPU
+    "output_dir",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "seed",
+    "remove_unused_columns",
+    "shuffle_dataset",
+    "disable_tqdm",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "resume_from_checkpoint",
+    "accelerator_config",
+    "debug",
+    "skip_memory_metrics",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
     # the optimizer and its schedule
-    "learning_rate": 1e-3,
-    "lr_scheduler_type": "cosine",
-    "lr_scheduler_kwargs": {"num_cycles": 2},
-    "warmup_steps": 3,
-    "optim": "sgd",
-    "optim_args": "momentum=0.9",
-    "optim_target_modules": ["q_proj"],
-    "weight_decay": 0.1,
-    "adam_beta1": 0.8,
-    "adam_beta2": 0.9,
-    "adam_epsilon": 1e-6,
-    "max_grad_norm": 0.5,
-    "neftune_noise_alpha": 5.0,
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "optim_args",
+    "optim_target_modules",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "neftune_noise_alpha",
     # the model
-    "model_init_kwargs": {"dtype": "float32"},
-    "trust_remote_code": True,
-    "router_aux_loss_coef": 0.1,
-    "disable_dropout": True,
-    "cast_lm_head_to_fp32": True,
-    "bf16": True,
-    "use_cpu": True,
-    "use_cache": True,
-    "activation_checkpointing": False,
-    "activation_checkpointing_kwargs": {"use_reentrant": True},
-    "gradient_checkpointing": False,
-    "gradient_checkpointing_kwargs": {"use_reentrant": True},
-    "torch_compile_backend": "eager",
-    "torch_compile": True,
-    "torch_compile_mode": "default",
-    "torch_empty_cache_steps": 2,
-    "pad_to_multiple_of": 8,
+    "model_init_kwargs",
+    "trust_remote_code",
+    "router_aux_loss_coef",
+    "disable_dropout",
+    "cast_lm_head_to_fp32",
+    "bf16",
+    "use_cpu",
+    "use_cache",
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+    "torch_compile_backend",
+    "torch_compile",
+    "torch_compile_mode",
+    "torch_empty_cache_steps",
+    "pad_to_multiple_of",
     # generation
-    "num_generations": 4,
-    "num_generations_eval": 2,
-    "max_completion_length": 5,
-    "temperature": 0.7,
-    "top_p": 0.5,
-    "top_k": 5,
-    "min_p": 0.1,
-    "repetition_penalty": 1.2,
-    "generation_kwargs": {"stop_strings": ["."]},
-    "chat_template_kwargs": {"enable_thinking": False},
-    "cache_implementation": "static",
-    "ds3_gather_for_generation": False,
-    "vllm_mode": "server",
-    "vllm_model_impl": "transformers",
-    "vllm_enable_sleep_mode": True,
-    "vllm_structured_outputs_regex": "[0-9]+",
-    "vllm_server_base_url": "http://localhost:8001",
-    "vllm_server_host": "localhost",
-    "vllm_server_port": 8001,
-    "vllm_server_timeout": 10.0,
-    "vllm_group_port": 51217,
-    "vllm_gpu_memory_utilization": 0.2,
-    "vllm_max_model_length": 512,
-    "vllm_tensor_parallel_size": 2,
+    "num_generations",
+    "num_generations_eval",
+    "max_completion_length",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "generation_kwargs",
+    "chat_template_kwargs",
+    "cache_implementation",
+    "ds3_gather_for_generation",
+    "vllm_mode",
+    "vllm_model_impl",
+    "vllm_enable_sleep_mode",
+    "vllm_structured_outputs_regex",
+    "vllm_server_base_url",
+    "vllm_server_host",
+    "vllm_server_port",
+    "vllm_server_timeout",
+    "vllm_group_port",
+    "vllm_gpu_memory_utilization",
+    "vllm_max_model_length",
+    "vllm_tensor_parallel_size",
     # rewards
-    "reward_weights": [0.5],
-    "per_device_eval_batch_size": 2,
+    "reward_weights",
+    "per_device_eval_batch_size",
     # logs
-    "logging_strategy": "epoch",
-    "logging_steps": 3,
-    "logging_first_step": True,
-    "logging_nan_inf_filter": False,
-    "include_num_input_tokens_seen": "all",
-    "log_completions": True,
-    "num_completions_to_print": 2,
-    "log_unique_prompts": True,
-    "log_level": "error",
-    "log_level_replica": "error",
-    "log_on_each_node": False,
-    "report_to": ["wandb"],
-    "run_name": "mine",
-    "project": "mine",
-    "trackio_space_id": "me/space",
-    "trackio_bucket_id": "me/bucket",
-    "trackio_static_space_id": "me/static",
+    "logging_strategy",
+    "logging_steps",
+    "logging_first_step",
+    "logging_nan_inf_filter",
+    "include_num_input_tokens_seen",
+    "log_completions",
+    "num_completions_to_print",
+    "log_unique_prompts",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "report_to",
+    "run_name",
+    "project",
+    "trackio_space_id",
+    "trackio_bucket_id",
+    "trackio_static_space_id",
     # evaluation
-    "eval_strategy": "epoch",
-    "eval_steps": 4,
-    "eval_delay": 2,
-    "eval_on_start": True,
-    "metric_for_best_model": "eval_reward",
-    "greater_is_better": False,
+    "eval_strategy",
+    "eval_steps",
+    "eval_delay",
+    "eval_on_start",
+    "metric_for_best_model",
+    "greater_is_better",
     # checkpoints and the hub
-    "save_strategy": "epoch",
-    "save_steps": 4,
-    "save_total_limit": 2,
-    "save_only_model": True,
-    "save_on_each_node": True,
-    "enable_jit_checkpoint": True,
-    "restore_callback_states_from_checkpoint": True,
-    "push_to_hub": True,
-    "hub_model_id": "me/model",
-    "hub_token": "token",
-    "hub_private_repo": True,
-    "hub_strategy": "end",
-    "hub_always_push": True,
-    "hub_revision": "branch",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "save_only_model",
+    "save_on_each_node",
+    "enable_jit_checkpoint",
+    "restore_callback_states_from_checkpoint",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_token",
+    "hub_private_repo",
+    "hub_strategy",
+    "hub_always_push",
+    "hub_revision",
 }
 # Honoured by the parents alone, and only where the machine, a launcher or a service is there.
 ELSEWHERE = {
@@ -250,15 +250,9 @@ IDLE = {
     "eval_use_gather_object": True,
     "include_for_metrics": ["loss"],
 }
-# What the parent accepts only together.
-TOGETHER = {
-    "dataloader_prefetch_factor": {"dataloader_num_workers": 2},
-    "dataloader_persistent_workers": {"dataloader_num_workers": 2},
-    "bf16": {"use_cpu": True},
-    "bf16_full_eval": {"use_cpu": True},
-    "num_generations": {"per_device_train_batch_size": 4},
-    "num_generations_eval": {"per_device_eval_batch_size": 2},
-}
+# TRL refuses the two together.
+EXCLUSIVE = ("bf16_full_eval", "fp16_full_eval")
+CLOCKS = ("_seconds", "_runtime", "_per_second", "step_time")
 
 
 class Recorder(BSTaRTrainer):
@@ -327,39 +321,87 @@ def test_nothing_is_said_of_the_defaults(tmp_path, model_path):
         make_trainer(tmp_path, model_path)
 
 
-@pytest.mark.parametrize("name", sorted(set(HONOURED) & FIELDS))
-def test_an_honoured_option_survives_the_change_of_class(name):
-    """From a script's `GRPOConfig`, through ours, to what the parent is built with."""
-    args = GRPOConfig(
-        **{"output_dir": "out", "bf16": False, "report_to": "none", name: HONOURED[name]}, **TOGETHER.get(name, {})
-    )
-    ours = as_bstar_config(args, "model")
-    value = getattr(args, name)
-    assert value != DEFAULTS[name]
-    assert getattr(ours, name) == value
-    assert name not in ours.ineffective_options()
-    with ours.as_parent_sees_it():
-        assert getattr(ours, name) == value or name == "temperature"
-    assert getattr(ours, name) == value
+# ---------------------------------------------------------------------- without effect
+
+
+def learn(output_dir, model_path, names=()):
+    """What comes of a training with these options without effect: all weights, bit by bit, and all figures.
+
+    Two iterations with accumulated gradients and evaluations, and the last step once more from a checkpoint.
+    """
+    settings = {
+        "callbacks": [BalanceCallback([0.7, 1.2])],
+        "queries_per_iteration": 8,
+        "iteration_steps": 2,
+        "max_steps": 4,
+        "gradient_accumulation_steps": 2,
+        "logging_steps": 1,
+        "eval_dataset": make_dataset(3),
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "use_cpu": True,
+        "dataloader_num_workers": 2,  # the loader's options need workers; there is nothing to load
+        **{name: IDLE[name] for name in names},
+    }
+    outcome = []
+    for checkpoint in (None, str(output_dir / "checkpoint-3")):
+        trainer = make_trainer(output_dir, model_path, **settings)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        figures = [
+            {name: value for name, value in line.items() if not name.endswith(CLOCKS)}
+            for line in trainer.state.log_history
+        ]
+        outcome.append(({name: item.numpy().tobytes() for name, item in weights_of(trainer).items()}, figures))
+    return outcome
+
+
+def find_culprits(names, has_effect):
+    """The smallest sets of options that have an effect, by halving; a set stays whole if neither half has one."""
+    if len(names) == 1:
+        return [names]
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    found = [culprits for half in halves if has_effect(half) for culprits in find_culprits(half, has_effect)]
+    return found or [names]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, model_path):
-    """Weights after three steps with every option at its default."""
-    trainer = make_trainer(tmp_path_factory.mktemp("undisturbed"), model_path, max_steps=3)
-    trainer.train()
-    return weights_of(trainer)
+def plain(tmp_path_factory, model_path):
+    return learn(tmp_path_factory.mktemp("plain"), model_path)
 
 
-@pytest.mark.parametrize("name", sorted(set(IDLE) & FIELDS))
-def test_an_option_without_effect_is_named_once_and_changes_nothing(tmp_path, model_path, undisturbed, name):
+@pytest.mark.filterwarnings("ignore:these options have no effect")
+@pytest.mark.parametrize("left_out", EXCLUSIVE)
+def test_options_without_effect_change_nothing(tmp_path, model_path, plain, left_out):
+    names = sorted(set(IDLE) & FIELDS - {left_out})
+    if learn(tmp_path / "all", model_path, names) != plain:
+        assert learn(tmp_path / "again", model_path) == plain, "even two plain trainings differ"
+        culprits = find_culprits(names, lambda some: learn(tmp_path / "some", model_path, some) != plain)
+        pytest.fail(f"options that have an effect: {culprits}")
+
+
+@pytest.mark.parametrize("left_out", EXCLUSIVE)
+def test_options_without_effect_are_named_and_kept(tmp_path, model_path, left_out):
+    given = {name: IDLE[name] for name in set(IDLE) & FIELDS - {left_out}}
     with pytest.warns(UserWarning, match="have no effect on BSTaRTrainer") as record:
-        trainer = make_trainer(tmp_path, model_path, max_steps=3, **{name: IDLE[name]}, **TOGETHER.get(name, {}))
-    assert name in said_without_effect(record)
-    assert getattr(trainer.args, name) == IDLE[name]  # shown as the user set it
+        trainer = make_trainer(tmp_path, model_path, use_cpu=True, dataloader_num_workers=2, **given)
+    assert sorted(said_without_effect(record)) == sorted(given)
+    assert {name: getattr(trainer.args, name) for name in given} == given  # shown as the user set them
     assert trainer.ref_model is None
-    trainer.train()
-    assert same(weights_of(trainer), undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("guilty", "found"),
+    [
+        ([{"c"}], [["c"]]),
+        ([{"a"}, {"g"}], [["a"], ["g"]]),
+        ([{"a", "b"}], [["a", "b"]]),  # only together
+        ([{"b", "f"}], [["a", "b", "c", "d", "e", "f", "g"]]),
+    ],
+)
+def test_culprits_are_found_by_halving(guilty, found):
+    assert find_culprits([*"abcdefg"], lambda some: any(names <= set(some) for names in guilty)) == found
 
 
 def test_options_without_effect_share_one_warning(tmp_path, model_path):
