@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 import warnings
@@ -31,12 +32,13 @@ from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
     StaticCache,
+    TrainerCallback,
     TrainingArguments,
 )
 from trl import GRPOConfig
 
 from bstar_trl import BalanceCallback, BSTaRTrainer, Request
-from bstar_trl.config import WITHOUT_EFFECT, as_bstar_config
+from bstar_trl.config import WITHOUT_EFFECT
 from bstar_trl.errors import DatasetError, UnsupportedOptionError
 
 FIELDS = {item.name for item in dataclasses.fields(GRPOConfig)}
@@ -330,7 +332,6 @@ def learn(output_dir, model_path, names=()):
     Two iterations with accumulated gradients and evaluations, and the last step once more from a checkpoint.
     """
     settings = {
-        "callbacks": [BalanceCallback([0.7, 1.2])],
         "queries_per_iteration": 8,
         "iteration_steps": 2,
         "max_steps": 4,
@@ -347,7 +348,7 @@ def learn(output_dir, model_path, names=()):
     }
     outcome = []
     for checkpoint in (None, str(output_dir / "checkpoint-3")):
-        trainer = make_trainer(output_dir, model_path, **settings)
+        trainer = make_trainer(output_dir, model_path, callbacks=[BalanceCallback([0.7, 1.2])], **settings)
         trainer.train(resume_from_checkpoint=checkpoint)
         figures = [
             {name: value for name, value in line.items() if not name.endswith(CLOCKS)}
@@ -474,23 +475,28 @@ def test_quantization(tmp_path, model_path):
 # ---------------------------------------------------------------------- generation
 
 
+@pytest.fixture(scope="module")
+def free(tmp_path_factory, model_path):
+    """Responses of a trainer with every option at its default."""
+    return sample(make_trainer(tmp_path_factory.mktemp("free"), model_path))
+
+
 @pytest.mark.parametrize(
     "changes", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"generation_kwargs": {"top_k": 1}}]
 )
-def test_one_token_to_choose_from_is_greedy(tmp_path, model_path, changes):
-    free = sample(make_trainer(tmp_path, model_path))
+def test_one_token_to_choose_from_is_greedy(tmp_path, model_path, free, changes):
     trainer = make_trainer(tmp_path, model_path, **changes)
     greedy = {item.query_id: list(item.token_ids) for item in sample(trainer, temperature=0.0, n=1)}
     assert all(list(item.token_ids) == greedy[item.query_id] for item in sample(trainer))
     assert any(list(item.token_ids) != greedy[item.query_id] for item in free)
 
 
-def test_repetition_penalty(tmp_path, model_path):
-    def repeats(penalty):
-        trainer = make_trainer(tmp_path, model_path, repetition_penalty=penalty)
-        return sum(len(tokens) - len(set(tokens)) for tokens in tokens_of(sample(trainer)))
+def test_repetition_penalty(tmp_path, model_path, free):
+    def repeats(completions):
+        return sum(len(tokens) - len(set(tokens)) for tokens in tokens_of(completions))
 
-    assert repeats(100.0) < repeats(1.0) / 2
+    trainer = make_trainer(tmp_path, model_path, repetition_penalty=100.0)
+    assert repeats(sample(trainer)) < repeats(free) / 2
 
 
 @pytest.mark.parametrize("changes", [{"max_completion_length": 3}, {"generation_kwargs": {"max_new_tokens": 3}}])
@@ -520,9 +526,9 @@ def test_another_end_token(tmp_path, model_path):
     assert not any(one in item.token_ids[:-1] for item in completions)
 
 
-def test_suppressed_tokens_never_come(tmp_path, model_path):
+def test_suppressed_tokens_never_come(tmp_path, model_path, free):
     banned = make_tokenizer().convert_tokens_to_ids(list("01234"))
-    assert any(set(tokens) & set(banned) for tokens in tokens_of(sample(make_trainer(tmp_path, model_path))))
+    assert any(set(tokens) & set(banned) for tokens in tokens_of(free))
     trainer = make_trainer(tmp_path, model_path, generation_kwargs={"suppress_tokens": banned})
     assert not any(set(tokens) & set(banned) for tokens in tokens_of(sample(trainer)))
 
@@ -616,28 +622,64 @@ def test_temperature_is_that_of_evaluation_and_of_a_static_run(tmp_path, model_p
 # ---------------------------------------------------------------------- optimization
 
 
-def test_optimizer_options(tmp_path, model_path):
-    trainer = make_trainer(
-        tmp_path, model_path, learning_rate=3e-3, weight_decay=0.2, adam_beta1=0.8, adam_beta2=0.95, adam_epsilon=1e-6
-    )
-    group = trainer.create_optimizer().param_groups[0]
-    assert (group["lr"], group["weight_decay"], group["betas"], group["eps"]) == (3e-3, 0.2, (0.8, 0.95), 1e-6)
-    assert isinstance(make_trainer(tmp_path, model_path, optim="sgd").create_optimizer(), torch.optim.SGD)
+class GradientKeeper(TrainerCallback):
+    """Keeps the gradients of every step, after clipping."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.steps.append({name: item.grad.clone() for name, item in model.named_parameters()})
 
 
-def test_schedule_options(tmp_path, model_path):
+@pytest.mark.parametrize(
+    ("changes", "make_optimizer"),
+    [
+        (
+            {"weight_decay": 0.2, "adam_beta1": 0.7, "adam_beta2": 0.9, "adam_epsilon": 1e-3},
+            lambda groups: torch.optim.AdamW(groups, lr=0.02, betas=(0.7, 0.9), eps=1e-3),
+        ),
+        ({"optim": "sgd", "weight_decay": 0.2}, lambda groups: torch.optim.SGD(groups, lr=0.02)),
+        ({"optim": "adagrad"}, lambda groups: torch.optim.Adagrad(groups, lr=0.02)),
+    ],
+    ids=["adamw", "sgd", "adagrad"],
+)
+def test_optimizer_options(tmp_path, model_path, changes, make_optimizer):
+    """PyTorch's own optimizer, given the same gradients, takes the same steps; norms are not decayed."""
+    keeper = GradientKeeper()
+    trainer = make_trainer(tmp_path, model_path, callbacks=[keeper], learning_rate=0.02, max_steps=3, **changes)
+    expected = weights_of(trainer)
+    trainer.train()
+    norms = [item for name, item in expected.items() if "norm" in name]
+    others = [item for name, item in expected.items() if "norm" not in name]
+    decay = changes.get("weight_decay", 0.0)
+    optimizer = make_optimizer([{"params": others, "weight_decay": decay}, {"params": norms, "weight_decay": 0.0}])
+    assert len(keeper.steps) == 3
+    for gradients in keeper.steps:
+        for name, item in expected.items():
+            item.grad = gradients[name]
+        optimizer.step()
+    for name, item in weights_of(trainer).items():
+        torch.testing.assert_close(item, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "shares"),
+    [
+        ({"lr_scheduler_type": "linear"}, [1, 0.75, 0.5, 0.25]),
+        ({"lr_scheduler_type": "constant_with_warmup"}, [1, 1, 1, 1]),
+        ({"lr_scheduler_type": "cosine"}, [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]),
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 1}}, [1, 0.5, 0, 0.5]),
+    ],
+)
+def test_schedule_options(tmp_path, model_path, changes, shares):
+    """Two steps of warmup, then four of the schedule."""
     trainer = make_trainer(
-        tmp_path,
-        model_path,
-        learning_rate=0.01,
-        lr_scheduler_type="linear",
-        warmup_steps=2,
-        max_steps=6,
-        logging_steps=1,
+        tmp_path, model_path, learning_rate=0.01, warmup_steps=2, max_steps=6, logging_steps=1, **changes
     )
     trainer.train()
     rates = [line["learning_rate"] for line in trainer.state.log_history if "loss" in line]
-    assert rates == pytest.approx([0, 0.005, 0.01, 0.0075, 0.005, 0.0025])
+    assert rates == pytest.approx([0, 0.005, *(0.01 * share for share in shares)])
 
 
 def test_reduce_on_plateau_follows_pass_at_1(tmp_path, model_path):
@@ -694,21 +736,44 @@ def test_gradient_checkpointing_gives_the_same_weights(tmp_path, model_path, ree
         torch.testing.assert_close(checkpointed[name], item, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{"neftune_noise_alpha": 50.0}, {"seed": 7}, {"shuffle_dataset": False}])
-def test_options_that_change_what_is_learned(tmp_path, model_path, undisturbed, changes):
-    trainer = make_trainer(tmp_path, model_path, max_steps=3, **changes)
+def test_noise_on_the_embeddings(tmp_path, model_path):
+    """NEFTune adds uniform noise of at most alpha / sqrt(length x width), in training alone."""
+    trainer = make_trainer(tmp_path, model_path, neftune_noise_alpha=5.0, max_steps=2)
+    decoder = trainer.model.model
+    tokens, noises = [], {True: [], False: []}  # by whether the model is in training
+
+    def keep_tokens(module, args, kwargs):
+        tokens[:] = [kwargs["input_ids"]]
+
+    def keep_noise(module, args, kwargs):
+        hidden = args[0] if args else kwargs["hidden_states"]
+        table = decoder.embed_tokens.weight[tokens[0]]
+        bound = 5.0 / math.sqrt(hidden.shape[1] * hidden.shape[2])
+        noises[module.training].append(((hidden - table).abs().max() / bound).item())
+
+    decoder.register_forward_pre_hook(keep_tokens, with_kwargs=True)
+    decoder.layers[0].register_forward_pre_hook(keep_noise, with_kwargs=True)
     trainer.train()
-    assert not same(weights_of(trainer), undisturbed)
+    assert len(noises[True]) == 2
+    assert all(0.9 < noise <= 1.0001 for noise in noises[True])  # the largest of a few thousand draws
+    assert set(noises[False]) == {0.0}
 
 
 # ---------------------------------------------------------------------- the model
 
 
-def test_mixed_precision(tmp_path, model_path, undisturbed):
-    trainer = make_trainer(tmp_path, model_path, max_steps=3, bf16=True, use_cpu=True)
+def test_mixed_precision(tmp_path, model_path):
+    """Training computes in bfloat16 and keeps its weights in float32."""
+    trainer = make_trainer(tmp_path, model_path, max_steps=2, bf16=True, use_cpu=True)
+    computed = set()
+    trainer.model.model.layers[0].mlp.up_proj.register_forward_hook(
+        lambda module, args, output: computed.add(output.dtype) if module.training else None
+    )
+    before = weights_of(trainer)
     trainer.train()
-    assert not same(weights_of(trainer), undisturbed)
+    assert computed == {torch.bfloat16}
     assert {item.dtype for item in trainer.model.parameters()} == {torch.float32}
+    assert not same(weights_of(trainer), before)
 
 
 def test_model_init_kwargs(tmp_path, model_path):
@@ -796,12 +861,18 @@ def test_compiled_model(tmp_path, model_path):
 
 
 @pytest.mark.skipif("pad_to_multiple_of" not in FIELDS, reason="this TRL pads to the longest")
-def test_pad_to_multiple_of(tmp_path, model_path, undisturbed):
-    trainer = make_trainer(tmp_path, model_path, trainer=Recorder, pad_to_multiple_of=8, max_steps=3)
-    trainer.train()
-    assert {width % 8 for widths in trainer.widths for width in widths} == {0}
-    for name, item in weights_of(trainer).items():
-        torch.testing.assert_close(item, undisturbed[name], rtol=1e-3, atol=1e-4)
+def test_pad_to_multiple_of(tmp_path, model_path):
+    padded, plain = (
+        make_trainer(tmp_path, model_path, trainer=Recorder, max_steps=3, **changes)
+        for changes in ({"pad_to_multiple_of": 8}, {})
+    )
+    padded.train()
+    plain.train()
+    assert {width % 8 for widths in padded.widths for width in widths} == {0}
+    assert {width % 8 for widths in plain.widths for width in widths} != {0}
+    expected = weights_of(plain)
+    for name, item in weights_of(padded).items():
+        torch.testing.assert_close(item, expected[name], rtol=1e-3, atol=1e-4)
 
 
 # ---------------------------------------------------------------------- rewards and datasets
@@ -842,47 +913,42 @@ def test_unused_columns_can_be_removed(tmp_path, model_path):
 @pytest.mark.parametrize(
     ("changes", "steps"),
     [
-        ({"logging_steps": 4}, [4, 8, 9, 12, 16, 18]),  # the last step of each iteration is always there
-        ({"logging_steps": 4, "logging_first_step": True}, [1, 4, 8, 9, 12, 16, 18]),
-        ({"logging_steps": 0.5}, [9, 18]),
-        ({"logging_strategy": "epoch"}, [9, 18]),
+        ({"logging_steps": 3}, [3, 4, 6, 8]),  # the last step of each iteration is always there
+        ({"logging_steps": 3, "logging_first_step": True}, [1, 3, 4, 6, 8]),
+        ({"logging_steps": 0.5}, [4, 8]),
+        ({"logging_strategy": "epoch"}, [4, 8]),
         ({"logging_strategy": "no"}, []),
     ],
 )
 def test_logging_strategy(tmp_path, model_path, changes, steps):
-    trainer = make_trainer(tmp_path, model_path, num_train_epochs=2, **changes)
+    # 8 queries and n* = 1.5 give 12 samples: four steps of 3 an epoch.
+    trainer = make_trainer(tmp_path, model_path, train_dataset=make_dataset(8), num_train_epochs=2, **changes)
     trainer.train()
     assert [line["step"] for line in trainer.state.log_history if "loss" in line] == steps
 
 
-def test_completions_are_printed_and_saved(tmp_path, model_path, capsys):
+def test_completions_are_printed_and_saved(tmp_path, model_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")  # so that no cell of the printed table is broken
+    prompts = [f"abcdefgh{index}=" for index in range(6)]  # longer than a response, so only a prompt's cell holds one
     make_trainer(
-        tmp_path, model_path, num_train_epochs=2, log_completions=True, num_completions_to_print=2, logging_steps=5
+        tmp_path,
+        model_path,
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        iteration_steps=2,
+        max_steps=4,
+        log_completions=True,
+        num_completions_to_print=2,
+        logging_steps=2,
     ).train()
     files = sorted((tmp_path / "completions").iterdir())
-    assert [file.name for file in files] == ["completions_00005.parquet", "completions_00010.parquet"]
+    assert [file.name for file in files] == ["completions_00002.parquet", "completions_00004.parquet"]
     table = pd.read_parquet(files[0])
     assert {"step", "prompt", "completion", "reward", "has_digit", "selected"} <= set(table.columns)
     assert list(table["has_digit"]) == has_digit(list(table["completion"]))
+    assert len(table) == 12  # two steps of 3 need four queries at n* = 1.5, K = 3
     printed = capsys.readouterr().out
-    assert printed.count("Step 5") == printed.count("Step 10") == 1
-    boxes = printed.split("Step 10")[0].count("├")
-    assert boxes == 1  # two rows, one line between them
-
-
-def test_only_unique_prompts_are_sent(tmp_path, model_path, monkeypatch):
-    import wandb
-
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    sent = []
-    monkeypatch.setattr(wandb, "Table", lambda dataframe: sent.append(dataframe))
-    for unique in (False, True):
-        make_trainer(
-            tmp_path, model_path, report_to="wandb", log_completions=True, log_unique_prompts=unique, max_steps=1
-        ).train()
-    everything, unique = sent
-    assert len(everything) == 51
-    assert list(unique["prompt"]) == list(dict.fromkeys(everything["prompt"]))
+    assert printed.count("Step 2") == printed.count("Step 4") == 1
+    assert sum(printed.count(prompt) for prompt in prompts) == 4  # two rows each time
 
 
 def test_input_tokens_are_logged(tmp_path, model_path):
