@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -26,12 +27,25 @@ from bstar_trl import BSTaRConfig, BSTaRTrainer
 
 CONFIG_FIELDS = {item.name for item in dataclasses.fields(BSTaRConfig)}
 TESTS = Path(__file__).parent
-SHARED = TESTS.parents[1] / "shared"  # beside the repository where it is developed; users do not have it
+DATA = TESTS / "data"  # some thirty rows of each kind
+SHARED = TESTS.parents[1] / "shared"  # large samples beside the repository where it is developed; users lack them
 LETTERS = "abcdefgh0123456789+=. \n"
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'][0] }}={{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}a={% endif %}"
 )
+
+
+def skip_without(path: Path) -> Path:
+    """A file of `SHARED`; the test is skipped where it is missing. A missing file of `DATA` is an error."""
+    if path.is_relative_to(SHARED) and not path.exists():
+        pytest.skip(f"{path.name} is a large sample that is not part of the repository")
+    return path
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a file of JSON lines in `DATA` or `SHARED`."""
+    return [json.loads(line) for line in skip_without(path).read_text(encoding="utf-8").splitlines()]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

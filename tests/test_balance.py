@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import DATA, SHARED, skip_without
 
 from bstar_trl.balance import balance_score, best_threshold, mean_balance_score
 from bstar_trl.errors import BStarError, ConfigurationError, RewardError
-
-REPLAY = Path(__file__).parents[2] / "shared" / "replay"  # recorded samples, where they lie beside the repository
 
 
 def naive_score(rewards, correct, selectable, target, threshold) -> float:
@@ -118,12 +116,10 @@ def test_grid_equals_brute_force():
         assert found == pytest.approx(wanted, abs=1e-12), seed
 
 
+@pytest.mark.parametrize("prefix", [DATA / "replay", SHARED / "replay" / "shared"], ids=["few", "all"])
 @pytest.mark.parametrize("stage", [0, 3])
-def test_recorded_samples_equal_brute_force(stage):
-    path = REPLAY / f"shared_stage{stage}.npz"
-    if not path.exists():
-        pytest.skip("the recorded samples do not lie beside the repository (shared/replay)")
-    data = np.load(path)
+def test_recorded_samples_equal_brute_force(stage, prefix):
+    data = np.load(skip_without(prefix.with_name(f"{prefix.name}_stage{stage}.npz")))
     for index in (0, 5, 10):  # of the temperatures
         correct, ids = data["correct"][index], data["solution_id"][index]
         rewards = correct + data["process_reward"][index].astype(np.float64)

@@ -457,7 +457,6 @@ def test_rewards_can_log(tmp_path, model_path):
 
     trainer = make_trainer(tmp_path, model_path, reward_funcs=reward, num_train_epochs=1, log_completions=True)
     trainer.train()
-    assert len(trainer._logs["extra"]["length"]) == 51  # where TRL keeps it
     (table,) = (tmp_path / "completions").iterdir()
     completions = pd.read_parquet(table)
     assert (completions["length"] == completions["completion"].str.len()).all()

@@ -10,21 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SHARED
+from conftest import DATA, read_rows
 from peft import PeftModel
 from policies import make_guesser, make_programmer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-ROWS = SHARED / "data" / "gsm8k_train.jsonl"
-CODE_ROWS = Path(__file__).parent / "data" / "mbpp.jsonl"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not ROWS.exists(), reason="the GSM8K rows lie beside the repository, not in it")
 def test_gsm8k_learns_from_real_rows(tmp_path):
-    rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
-    rows = [row for row in rows if re.fullmatch("[1-9]", row["answer"])][:24]
+    rows = [row for row in read_rows(DATA / "gsm8k_train.jsonl") if re.fullmatch("[1-9]", row["answer"])]
     assert len(rows) == 24
     data = tmp_path / "rows.jsonl"
     # As the Hub's data set has them: a question, and an answer that is a whole solution.
@@ -82,8 +78,7 @@ def test_gsm8k_learns_from_real_rows(tmp_path):
 
 @pytest.mark.slow
 def test_code_learns_from_unit_tests(tmp_path):
-    rows = [json.loads(line) for line in CODE_ROWS.read_text().splitlines()]
-    rows = [row for row in rows if not row["setup"] and len(row["solution"]) < 120][:6]
+    rows = [row for row in read_rows(DATA / "mbpp.jsonl") if not row["setup"] and len(row["solution"]) < 120][:6]
     assert len(rows) == 6
     data = tmp_path / "rows.jsonl"
     # As the Hub's data set has them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from functools import partial
 from itertools import combinations, permutations
 
@@ -175,17 +174,6 @@ def test_infinite_rewards_are_ranked():
     assert reward_at_k_s(rewards, [[1, 0, 1, 1, 1]], s=4) == 0.5
 
 
-def test_thousands_of_responses_take_no_time():
-    rng = np.random.default_rng(7)
-    shape = (600, 64)
-    rewards, correct, ids = rng.normal(size=shape), rng.random(shape) < 0.5, rng.integers(0, 40, shape)
-    started = time.process_time()
-    pass_at_k(correct, 32)
-    pass_at_k_s(correct, ids, 32)
-    reward_at_k_s(rewards, correct, 32, s=4)
-    assert time.process_time() - started < 1.5  # 0.1 s; a Python loop over the responses needs seconds
-
-
 @pytest.mark.parametrize(
     ("figure", "message"),
     [
@@ -245,9 +233,8 @@ def test_equations_of_a_text(text, found):
     "piece", ["1+", "(", "1,111", "1 + 2 ", " ", "1+((", "$", "-", "1)", "\\", "\\frac", "a ", "1* "]
 )
 def test_odd_texts_are_read_once(piece):
-    started = time.process_time()
-    assert equations(piece * (60_000 // len(piece))) == []
-    assert time.process_time() - started < 2.0  # 0.02 s; where every place is tried anew, a minute
+    # A fraction of a second. A search that starts anew at every place takes longer than the time limit of a test.
+    assert equations(piece * (200_000 // len(piece))) == []
 
 
 def test_distinct_equations_by_hand():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 import warnings
@@ -31,138 +32,139 @@ from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
     StaticCache,
+    TrainerCallback,
     TrainingArguments,
 )
 from trl import GRPOConfig
 
 from bstar_trl import BalanceCallback, BSTaRTrainer, Request
-from bstar_trl.config import WITHOUT_EFFECT, as_bstar_config
+from bstar_trl.config import WITHOUT_EFFECT
 from bstar_trl.errors import DatasetError, UnsupportedOptionError
 
-DEFAULTS = {item.name: item.default for item in dataclasses.fields(GRPOConfig)}
-FIELDS = set(DEFAULTS)
+FIELDS = {item.name for item in dataclasses.fields(GRPOConfig)}
 
-# Every option that works as in TRL, with a value that is not its default.
+# Options that work as in TRL. Those that a training here can show have a test below, in `test_drop_in.py` or in
+# `training/`.
 HONOURED = {
     # the run
-    "output_dir": "somewhere",
-    "per_device_train_batch_size": 16,
-    "gradient_accumulation_steps": 2,
-    "num_train_epochs": 2.0,
-    "max_steps": 7,
-    "seed": 3,
-    "remove_unused_columns": True,
-    "shuffle_dataset": False,
-    "disable_tqdm": True,
-    "do_train": True,
-    "do_eval": True,
-    "do_predict": True,
-    "resume_from_checkpoint": "somewhere",
-    "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
-    "debug": "underflow_overflow",
-    "skip_memory_metrics": False,
-    "dataloader_num_workers": 2,  # with nothing to load
-    "dataloader_pin_memory": False,  # transformers sets it itself on a CPU
+    "output_dir",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "seed",
+    "remove_unused_columns",
+    "shuffle_dataset",
+    "disable_tqdm",
+    "do_train",
+    "do_eval",
+    "do_predict",
+    "resume_from_checkpoint",
+    "accelerator_config",
+    "debug",
+    "skip_memory_metrics",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
     # the optimizer and its schedule
-    "learning_rate": 1e-3,
-    "lr_scheduler_type": "cosine",
-    "lr_scheduler_kwargs": {"num_cycles": 2},
-    "warmup_steps": 3,
-    "optim": "sgd",
-    "optim_args": "momentum=0.9",
-    "optim_target_modules": ["q_proj"],
-    "weight_decay": 0.1,
-    "adam_beta1": 0.8,
-    "adam_beta2": 0.9,
-    "adam_epsilon": 1e-6,
-    "max_grad_norm": 0.5,
-    "neftune_noise_alpha": 5.0,
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "optim_args",
+    "optim_target_modules",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "neftune_noise_alpha",
     # the model
-    "model_init_kwargs": {"dtype": "float32"},
-    "trust_remote_code": True,
-    "router_aux_loss_coef": 0.1,
-    "disable_dropout": True,
-    "cast_lm_head_to_fp32": True,
-    "bf16": True,
-    "use_cpu": True,
-    "use_cache": True,
-    "activation_checkpointing": False,
-    "activation_checkpointing_kwargs": {"use_reentrant": True},
-    "gradient_checkpointing": False,
-    "gradient_checkpointing_kwargs": {"use_reentrant": True},
-    "torch_compile_backend": "eager",
-    "torch_compile": True,
-    "torch_compile_mode": "default",
-    "torch_empty_cache_steps": 2,
-    "pad_to_multiple_of": 8,
+    "model_init_kwargs",
+    "trust_remote_code",
+    "router_aux_loss_coef",
+    "disable_dropout",
+    "cast_lm_head_to_fp32",
+    "bf16",
+    "use_cpu",
+    "use_cache",
+    "activation_checkpointing",
+    "activation_checkpointing_kwargs",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+    "torch_compile_backend",
+    "torch_compile",
+    "torch_compile_mode",
+    "torch_empty_cache_steps",
+    "pad_to_multiple_of",
     # generation
-    "num_generations": 4,
-    "num_generations_eval": 2,
-    "max_completion_length": 5,
-    "temperature": 0.7,
-    "top_p": 0.5,
-    "top_k": 5,
-    "min_p": 0.1,
-    "repetition_penalty": 1.2,
-    "generation_kwargs": {"stop_strings": ["."]},
-    "chat_template_kwargs": {"enable_thinking": False},
-    "cache_implementation": "static",
-    "ds3_gather_for_generation": False,
-    "vllm_mode": "server",
-    "vllm_model_impl": "transformers",
-    "vllm_enable_sleep_mode": True,
-    "vllm_structured_outputs_regex": "[0-9]+",
-    "vllm_server_base_url": "http://localhost:8001",
-    "vllm_server_host": "localhost",
-    "vllm_server_port": 8001,
-    "vllm_server_timeout": 10.0,
-    "vllm_group_port": 51217,
-    "vllm_gpu_memory_utilization": 0.2,
-    "vllm_max_model_length": 512,
-    "vllm_tensor_parallel_size": 2,
+    "num_generations",
+    "num_generations_eval",
+    "max_completion_length",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "generation_kwargs",
+    "chat_template_kwargs",
+    "cache_implementation",
+    "ds3_gather_for_generation",
+    "vllm_mode",
+    "vllm_model_impl",
+    "vllm_enable_sleep_mode",
+    "vllm_structured_outputs_regex",
+    "vllm_server_base_url",
+    "vllm_server_host",
+    "vllm_server_port",
+    "vllm_server_timeout",
+    "vllm_group_port",
+    "vllm_gpu_memory_utilization",
+    "vllm_max_model_length",
+    "vllm_tensor_parallel_size",
     # rewards
-    "reward_weights": [0.5],
-    "per_device_eval_batch_size": 2,
+    "reward_weights",
+    "per_device_eval_batch_size",
     # logs
-    "logging_strategy": "epoch",
-    "logging_steps": 3,
-    "logging_first_step": True,
-    "logging_nan_inf_filter": False,
-    "include_num_input_tokens_seen": "all",
-    "log_completions": True,
-    "num_completions_to_print": 2,
-    "log_unique_prompts": True,
-    "log_level": "error",
-    "log_level_replica": "error",
-    "log_on_each_node": False,
-    "report_to": ["wandb"],
-    "run_name": "mine",
-    "project": "mine",
-    "trackio_space_id": "me/space",
-    "trackio_bucket_id": "me/bucket",
-    "trackio_static_space_id": "me/static",
+    "logging_strategy",
+    "logging_steps",
+    "logging_first_step",
+    "logging_nan_inf_filter",
+    "include_num_input_tokens_seen",
+    "log_completions",
+    "num_completions_to_print",
+    "log_unique_prompts",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "report_to",
+    "run_name",
+    "project",
+    "trackio_space_id",
+    "trackio_bucket_id",
+    "trackio_static_space_id",
     # evaluation
-    "eval_strategy": "epoch",
-    "eval_steps": 4,
-    "eval_delay": 2,
-    "eval_on_start": True,
-    "metric_for_best_model": "eval_reward",
-    "greater_is_better": False,
+    "eval_strategy",
+    "eval_steps",
+    "eval_delay",
+    "eval_on_start",
+    "metric_for_best_model",
+    "greater_is_better",
     # checkpoints and the hub
-    "save_strategy": "epoch",
-    "save_steps": 4,
-    "save_total_limit": 2,
-    "save_only_model": True,
-    "save_on_each_node": True,
-    "enable_jit_checkpoint": True,
-    "restore_callback_states_from_checkpoint": True,
-    "push_to_hub": True,
-    "hub_model_id": "me/model",
-    "hub_token": "token",
-    "hub_private_repo": True,
-    "hub_strategy": "end",
-    "hub_always_push": True,
-    "hub_revision": "branch",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "save_only_model",
+    "save_on_each_node",
+    "enable_jit_checkpoint",
+    "restore_callback_states_from_checkpoint",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_token",
+    "hub_private_repo",
+    "hub_strategy",
+    "hub_always_push",
+    "hub_revision",
 }
 # Honoured by the parents alone, and only where the machine, a launcher or a service is there.
 ELSEWHERE = {
@@ -250,15 +252,9 @@ IDLE = {
     "eval_use_gather_object": True,
     "include_for_metrics": ["loss"],
 }
-# What the parent accepts only together.
-TOGETHER = {
-    "dataloader_prefetch_factor": {"dataloader_num_workers": 2},
-    "dataloader_persistent_workers": {"dataloader_num_workers": 2},
-    "bf16": {"use_cpu": True},
-    "bf16_full_eval": {"use_cpu": True},
-    "num_generations": {"per_device_train_batch_size": 4},
-    "num_generations_eval": {"per_device_eval_batch_size": 2},
-}
+# TRL refuses the two together.
+EXCLUSIVE = ("bf16_full_eval", "fp16_full_eval")
+CLOCKS = ("_seconds", "_runtime", "_per_second", "step_time")
 
 
 class Recorder(BSTaRTrainer):
@@ -327,39 +323,86 @@ def test_nothing_is_said_of_the_defaults(tmp_path, model_path):
         make_trainer(tmp_path, model_path)
 
 
-@pytest.mark.parametrize("name", sorted(set(HONOURED) & FIELDS))
-def test_an_honoured_option_survives_the_change_of_class(name):
-    """From a script's `GRPOConfig`, through ours, to what the parent is built with."""
-    args = GRPOConfig(
-        **{"output_dir": "out", "bf16": False, "report_to": "none", name: HONOURED[name]}, **TOGETHER.get(name, {})
-    )
-    ours = as_bstar_config(args, "model")
-    value = getattr(args, name)
-    assert value != DEFAULTS[name]
-    assert getattr(ours, name) == value
-    assert name not in ours.ineffective_options()
-    with ours.as_parent_sees_it():
-        assert getattr(ours, name) == value or name == "temperature"
-    assert getattr(ours, name) == value
+# ---------------------------------------------------------------------- without effect
+
+
+def learn(output_dir, model_path, names=()):
+    """What comes of a training with these options without effect: all weights, bit by bit, and all figures.
+
+    Two iterations with accumulated gradients and evaluations, and the last step once more from a checkpoint.
+    """
+    settings = {
+        "queries_per_iteration": 8,
+        "iteration_steps": 2,
+        "max_steps": 4,
+        "gradient_accumulation_steps": 2,
+        "logging_steps": 1,
+        "eval_dataset": make_dataset(3),
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "use_cpu": True,
+        "dataloader_num_workers": 2,  # the loader's options need workers; there is nothing to load
+        **{name: IDLE[name] for name in names},
+    }
+    outcome = []
+    for checkpoint in (None, str(output_dir / "checkpoint-3")):
+        trainer = make_trainer(output_dir, model_path, callbacks=[BalanceCallback([0.7, 1.2])], **settings)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        figures = [
+            {name: value for name, value in line.items() if not name.endswith(CLOCKS)}
+            for line in trainer.state.log_history
+        ]
+        outcome.append(({name: item.numpy().tobytes() for name, item in weights_of(trainer).items()}, figures))
+    return outcome
+
+
+def find_culprits(names, has_effect):
+    """The smallest sets of options that have an effect, by halving; a set stays whole if neither half has one."""
+    if len(names) == 1:
+        return [names]
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    found = [culprits for half in halves if has_effect(half) for culprits in find_culprits(half, has_effect)]
+    return found or [names]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, model_path):
-    """Weights after three steps with every option at its default."""
-    trainer = make_trainer(tmp_path_factory.mktemp("undisturbed"), model_path, max_steps=3)
-    trainer.train()
-    return weights_of(trainer)
+def plain(tmp_path_factory, model_path):
+    return learn(tmp_path_factory.mktemp("plain"), model_path)
 
 
-@pytest.mark.parametrize("name", sorted(set(IDLE) & FIELDS))
-def test_an_option_without_effect_is_named_once_and_changes_nothing(tmp_path, model_path, undisturbed, name):
+@pytest.mark.filterwarnings("ignore:these options have no effect")
+@pytest.mark.parametrize("left_out", EXCLUSIVE)
+def test_options_without_effect_change_nothing(tmp_path, model_path, plain, left_out):
+    names = sorted(set(IDLE) & FIELDS - {left_out})
+    if learn(tmp_path / "all", model_path, names) != plain:
+        assert learn(tmp_path / "again", model_path) == plain, "even two plain trainings differ"
+        culprits = find_culprits(names, lambda some: learn(tmp_path / "some", model_path, some) != plain)
+        pytest.fail(f"options that have an effect: {culprits}")
+
+
+@pytest.mark.parametrize("left_out", EXCLUSIVE)
+def test_options_without_effect_are_named_and_kept(tmp_path, model_path, left_out):
+    given = {name: IDLE[name] for name in set(IDLE) & FIELDS - {left_out}}
     with pytest.warns(UserWarning, match="have no effect on BSTaRTrainer") as record:
-        trainer = make_trainer(tmp_path, model_path, max_steps=3, **{name: IDLE[name]}, **TOGETHER.get(name, {}))
-    assert name in said_without_effect(record)
-    assert getattr(trainer.args, name) == IDLE[name]  # shown as the user set it
+        trainer = make_trainer(tmp_path, model_path, use_cpu=True, dataloader_num_workers=2, **given)
+    assert sorted(said_without_effect(record)) == sorted(given)
+    assert {name: getattr(trainer.args, name) for name in given} == given  # shown as the user set them
     assert trainer.ref_model is None
-    trainer.train()
-    assert same(weights_of(trainer), undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("guilty", "found"),
+    [
+        ([{"c"}], [["c"]]),
+        ([{"a"}, {"g"}], [["a"], ["g"]]),
+        ([{"a", "b"}], [["a", "b"]]),  # only together
+        ([{"b", "f"}], [["a", "b", "c", "d", "e", "f", "g"]]),
+    ],
+)
+def test_culprits_are_found_by_halving(guilty, found):
+    assert find_culprits([*"abcdefg"], lambda some: any(names <= set(some) for names in guilty)) == found
 
 
 def test_options_without_effect_share_one_warning(tmp_path, model_path):
@@ -432,23 +475,28 @@ def test_quantization(tmp_path, model_path):
 # ---------------------------------------------------------------------- generation
 
 
+@pytest.fixture(scope="module")
+def free(tmp_path_factory, model_path):
+    """Responses of a trainer with every option at its default."""
+    return sample(make_trainer(tmp_path_factory.mktemp("free"), model_path))
+
+
 @pytest.mark.parametrize(
     "changes", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"generation_kwargs": {"top_k": 1}}]
 )
-def test_one_token_to_choose_from_is_greedy(tmp_path, model_path, changes):
-    free = sample(make_trainer(tmp_path, model_path))
+def test_one_token_to_choose_from_is_greedy(tmp_path, model_path, free, changes):
     trainer = make_trainer(tmp_path, model_path, **changes)
     greedy = {item.query_id: list(item.token_ids) for item in sample(trainer, temperature=0.0, n=1)}
     assert all(list(item.token_ids) == greedy[item.query_id] for item in sample(trainer))
     assert any(list(item.token_ids) != greedy[item.query_id] for item in free)
 
 
-def test_repetition_penalty(tmp_path, model_path):
-    def repeats(penalty):
-        trainer = make_trainer(tmp_path, model_path, repetition_penalty=penalty)
-        return sum(len(tokens) - len(set(tokens)) for tokens in tokens_of(sample(trainer)))
+def test_repetition_penalty(tmp_path, model_path, free):
+    def repeats(completions):
+        return sum(len(tokens) - len(set(tokens)) for tokens in tokens_of(completions))
 
-    assert repeats(100.0) < repeats(1.0) / 2
+    trainer = make_trainer(tmp_path, model_path, repetition_penalty=100.0)
+    assert repeats(sample(trainer)) < repeats(free) / 2
 
 
 @pytest.mark.parametrize("changes", [{"max_completion_length": 3}, {"generation_kwargs": {"max_new_tokens": 3}}])
@@ -478,9 +526,9 @@ def test_another_end_token(tmp_path, model_path):
     assert not any(one in item.token_ids[:-1] for item in completions)
 
 
-def test_suppressed_tokens_never_come(tmp_path, model_path):
+def test_suppressed_tokens_never_come(tmp_path, model_path, free):
     banned = make_tokenizer().convert_tokens_to_ids(list("01234"))
-    assert any(set(tokens) & set(banned) for tokens in tokens_of(sample(make_trainer(tmp_path, model_path))))
+    assert any(set(tokens) & set(banned) for tokens in tokens_of(free))
     trainer = make_trainer(tmp_path, model_path, generation_kwargs={"suppress_tokens": banned})
     assert not any(set(tokens) & set(banned) for tokens in tokens_of(sample(trainer)))
 
@@ -574,28 +622,64 @@ def test_temperature_is_that_of_evaluation_and_of_a_static_run(tmp_path, model_p
 # ---------------------------------------------------------------------- optimization
 
 
-def test_optimizer_options(tmp_path, model_path):
-    trainer = make_trainer(
-        tmp_path, model_path, learning_rate=3e-3, weight_decay=0.2, adam_beta1=0.8, adam_beta2=0.95, adam_epsilon=1e-6
-    )
-    group = trainer.create_optimizer().param_groups[0]
-    assert (group["lr"], group["weight_decay"], group["betas"], group["eps"]) == (3e-3, 0.2, (0.8, 0.95), 1e-6)
-    assert isinstance(make_trainer(tmp_path, model_path, optim="sgd").create_optimizer(), torch.optim.SGD)
+class GradientKeeper(TrainerCallback):
+    """Keeps the gradients of every step, after clipping."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.steps.append({name: item.grad.clone() for name, item in model.named_parameters()})
 
 
-def test_schedule_options(tmp_path, model_path):
+@pytest.mark.parametrize(
+    ("changes", "make_optimizer"),
+    [
+        (
+            {"weight_decay": 0.2, "adam_beta1": 0.7, "adam_beta2": 0.9, "adam_epsilon": 1e-3},
+            lambda groups: torch.optim.AdamW(groups, lr=0.02, betas=(0.7, 0.9), eps=1e-3),
+        ),
+        ({"optim": "sgd", "weight_decay": 0.2}, lambda groups: torch.optim.SGD(groups, lr=0.02)),
+        ({"optim": "adagrad"}, lambda groups: torch.optim.Adagrad(groups, lr=0.02)),
+    ],
+    ids=["adamw", "sgd", "adagrad"],
+)
+def test_optimizer_options(tmp_path, model_path, changes, make_optimizer):
+    """PyTorch's own optimizer, given the same gradients, takes the same steps; norms are not decayed."""
+    keeper = GradientKeeper()
+    trainer = make_trainer(tmp_path, model_path, callbacks=[keeper], learning_rate=0.02, max_steps=3, **changes)
+    expected = weights_of(trainer)
+    trainer.train()
+    norms = [item for name, item in expected.items() if "norm" in name]
+    others = [item for name, item in expected.items() if "norm" not in name]
+    decay = changes.get("weight_decay", 0.0)
+    optimizer = make_optimizer([{"params": others, "weight_decay": decay}, {"params": norms, "weight_decay": 0.0}])
+    assert len(keeper.steps) == 3
+    for gradients in keeper.steps:
+        for name, item in expected.items():
+            item.grad = gradients[name]
+        optimizer.step()
+    for name, item in weights_of(trainer).items():
+        torch.testing.assert_close(item, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "shares"),
+    [
+        ({"lr_scheduler_type": "linear"}, [1, 0.75, 0.5, 0.25]),
+        ({"lr_scheduler_type": "constant_with_warmup"}, [1, 1, 1, 1]),
+        ({"lr_scheduler_type": "cosine"}, [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]),
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 1}}, [1, 0.5, 0, 0.5]),
+    ],
+)
+def test_schedule_options(tmp_path, model_path, changes, shares):
+    """Two steps of warmup, then four of the schedule."""
     trainer = make_trainer(
-        tmp_path,
-        model_path,
-        learning_rate=0.01,
-        lr_scheduler_type="linear",
-        warmup_steps=2,
-        max_steps=6,
-        logging_steps=1,
+        tmp_path, model_path, learning_rate=0.01, warmup_steps=2, max_steps=6, logging_steps=1, **changes
     )
     trainer.train()
     rates = [line["learning_rate"] for line in trainer.state.log_history if "loss" in line]
-    assert rates == pytest.approx([0, 0.005, 0.01, 0.0075, 0.005, 0.0025])
+    assert rates == pytest.approx([0, 0.005, *(0.01 * share for share in shares)])
 
 
 def test_reduce_on_plateau_follows_pass_at_1(tmp_path, model_path):
@@ -652,21 +736,44 @@ def test_gradient_checkpointing_gives_the_same_weights(tmp_path, model_path, ree
         torch.testing.assert_close(checkpointed[name], item, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{"neftune_noise_alpha": 50.0}, {"seed": 7}, {"shuffle_dataset": False}])
-def test_options_that_change_what_is_learned(tmp_path, model_path, undisturbed, changes):
-    trainer = make_trainer(tmp_path, model_path, max_steps=3, **changes)
+def test_noise_on_the_embeddings(tmp_path, model_path):
+    """NEFTune adds uniform noise of at most alpha / sqrt(length x width), in training alone."""
+    trainer = make_trainer(tmp_path, model_path, neftune_noise_alpha=5.0, max_steps=2)
+    decoder = trainer.model.model
+    tokens, noises = [], {True: [], False: []}  # by whether the model is in training
+
+    def keep_tokens(module, args, kwargs):
+        tokens[:] = [kwargs["input_ids"]]
+
+    def keep_noise(module, args, kwargs):
+        hidden = args[0] if args else kwargs["hidden_states"]
+        table = decoder.embed_tokens.weight[tokens[0]]
+        bound = 5.0 / math.sqrt(hidden.shape[1] * hidden.shape[2])
+        noises[module.training].append(((hidden - table).abs().max() / bound).item())
+
+    decoder.register_forward_pre_hook(keep_tokens, with_kwargs=True)
+    decoder.layers[0].register_forward_pre_hook(keep_noise, with_kwargs=True)
     trainer.train()
-    assert not same(weights_of(trainer), undisturbed)
+    assert len(noises[True]) == 2
+    assert all(0.9 < noise <= 1.0001 for noise in noises[True])  # the largest of a few thousand draws
+    assert set(noises[False]) == {0.0}
 
 
 # ---------------------------------------------------------------------- the model
 
 
-def test_mixed_precision(tmp_path, model_path, undisturbed):
-    trainer = make_trainer(tmp_path, model_path, max_steps=3, bf16=True, use_cpu=True)
+def test_mixed_precision(tmp_path, model_path):
+    """Training computes in bfloat16 and keeps its weights in float32."""
+    trainer = make_trainer(tmp_path, model_path, max_steps=2, bf16=True, use_cpu=True)
+    computed = set()
+    trainer.model.model.layers[0].mlp.up_proj.register_forward_hook(
+        lambda module, args, output: computed.add(output.dtype) if module.training else None
+    )
+    before = weights_of(trainer)
     trainer.train()
-    assert not same(weights_of(trainer), undisturbed)
+    assert computed == {torch.bfloat16}
     assert {item.dtype for item in trainer.model.parameters()} == {torch.float32}
+    assert not same(weights_of(trainer), before)
 
 
 def test_model_init_kwargs(tmp_path, model_path):
@@ -754,12 +861,18 @@ def test_compiled_model(tmp_path, model_path):
 
 
 @pytest.mark.skipif("pad_to_multiple_of" not in FIELDS, reason="this TRL pads to the longest")
-def test_pad_to_multiple_of(tmp_path, model_path, undisturbed):
-    trainer = make_trainer(tmp_path, model_path, trainer=Recorder, pad_to_multiple_of=8, max_steps=3)
-    trainer.train()
-    assert {width % 8 for widths in trainer.widths for width in widths} == {0}
-    for name, item in weights_of(trainer).items():
-        torch.testing.assert_close(item, undisturbed[name], rtol=1e-3, atol=1e-4)
+def test_pad_to_multiple_of(tmp_path, model_path):
+    padded, plain = (
+        make_trainer(tmp_path, model_path, trainer=Recorder, max_steps=3, **changes)
+        for changes in ({"pad_to_multiple_of": 8}, {})
+    )
+    padded.train()
+    plain.train()
+    assert {width % 8 for widths in padded.widths for width in widths} == {0}
+    assert {width % 8 for widths in plain.widths for width in widths} != {0}
+    expected = weights_of(plain)
+    for name, item in weights_of(padded).items():
+        torch.testing.assert_close(item, expected[name], rtol=1e-3, atol=1e-4)
 
 
 # ---------------------------------------------------------------------- rewards and datasets
@@ -800,47 +913,42 @@ def test_unused_columns_can_be_removed(tmp_path, model_path):
 @pytest.mark.parametrize(
     ("changes", "steps"),
     [
-        ({"logging_steps": 4}, [4, 8, 9, 12, 16, 18]),  # the last step of each iteration is always there
-        ({"logging_steps": 4, "logging_first_step": True}, [1, 4, 8, 9, 12, 16, 18]),
-        ({"logging_steps": 0.5}, [9, 18]),
-        ({"logging_strategy": "epoch"}, [9, 18]),
+        ({"logging_steps": 3}, [3, 4, 6, 8]),  # the last step of each iteration is always there
+        ({"logging_steps": 3, "logging_first_step": True}, [1, 3, 4, 6, 8]),
+        ({"logging_steps": 0.5}, [4, 8]),
+        ({"logging_strategy": "epoch"}, [4, 8]),
         ({"logging_strategy": "no"}, []),
     ],
 )
 def test_logging_strategy(tmp_path, model_path, changes, steps):
-    trainer = make_trainer(tmp_path, model_path, num_train_epochs=2, **changes)
+    # 8 queries and n* = 1.5 give 12 samples: four steps of 3 an epoch.
+    trainer = make_trainer(tmp_path, model_path, train_dataset=make_dataset(8), num_train_epochs=2, **changes)
     trainer.train()
     assert [line["step"] for line in trainer.state.log_history if "loss" in line] == steps
 
 
-def test_completions_are_printed_and_saved(tmp_path, model_path, capsys):
+def test_completions_are_printed_and_saved(tmp_path, model_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")  # so that no cell of the printed table is broken
+    prompts = [f"abcdefgh{index}=" for index in range(6)]  # longer than a response, so only a prompt's cell holds one
     make_trainer(
-        tmp_path, model_path, num_train_epochs=2, log_completions=True, num_completions_to_print=2, logging_steps=5
+        tmp_path,
+        model_path,
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        iteration_steps=2,
+        max_steps=4,
+        log_completions=True,
+        num_completions_to_print=2,
+        logging_steps=2,
     ).train()
     files = sorted((tmp_path / "completions").iterdir())
-    assert [file.name for file in files] == ["completions_00005.parquet", "completions_00010.parquet"]
+    assert [file.name for file in files] == ["completions_00002.parquet", "completions_00004.parquet"]
     table = pd.read_parquet(files[0])
     assert {"step", "prompt", "completion", "reward", "has_digit", "selected"} <= set(table.columns)
     assert list(table["has_digit"]) == has_digit(list(table["completion"]))
+    assert len(table) == 12  # two steps of 3 need four queries at n* = 1.5, K = 3
     printed = capsys.readouterr().out
-    assert printed.count("Step 5") == printed.count("Step 10") == 1
-    boxes = printed.split("Step 10")[0].count("├")
-    assert boxes == 1  # two rows, one line between them
-
-
-def test_only_unique_prompts_are_sent(tmp_path, model_path, monkeypatch):
-    import wandb
-
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    sent = []
-    monkeypatch.setattr(wandb, "Table", lambda dataframe: sent.append(dataframe))
-    for unique in (False, True):
-        make_trainer(
-            tmp_path, model_path, report_to="wandb", log_completions=True, log_unique_prompts=unique, max_steps=1
-        ).train()
-    everything, unique = sent
-    assert len(everything) == 51
-    assert list(unique["prompt"]) == list(dict.fromkeys(everything["prompt"]))
+    assert printed.count("Step 2") == printed.count("Step 4") == 1
+    assert sum(printed.count(prompt) for prompt in prompts) == 4  # two rows each time
 
 
 def test_input_tokens_are_logged(tmp_path, model_path):

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARED, TESTS
+from conftest import DATA, SHARED, read_rows
 
 from bstar_trl.answers import AnswerComparer, final_answer, read_gold
 from bstar_trl.answers.notation import equal_numerals, last_numeral, normal_form, read_numeral, wording
 from bstar_trl.answers.statements import statements
 
-SETS = [("gsm8k_train", 2000), ("gsm8k_test", 200), ("math_train", 1500), ("math500", 200)]
+NAMES = ("gsm8k_train", "gsm8k_test", "math_train", "math500")
+COUNTS = (2000, 200, 1500, 200)
 
 
-def read_rows(path: Path) -> list[dict]:
-    if not path.exists():
-        pytest.skip(f"{path.parent.name}/{path.name} is not beside the repository")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def make_sets(figures, few, slow=()):
+    """A path and a figure for each large file and, with the figure `few`, for its thirty rows in the tests."""
+    small = [pytest.param(DATA / f"{name}.jsonl", few, id=f"few of {name}") for name in NAMES]
+    large = [
+        pytest.param(
+            SHARED / "data" / f"{name}.jsonl", figure, id=name, marks=[pytest.mark.slow] if name in slow else []
+        )
+        for name, figure in zip(NAMES, figures, strict=True)
+    ]
+    return small + large
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +343,7 @@ def test_hostile_text_breaks_nothing(comparer, name):
 
 
 def test_reference_solutions_of_every_kind_are_right(comparer):
-    rows = read_rows(TESTS / "data" / "answers.jsonl")
+    rows = read_rows(DATA / "answers.jsonl")
     solutions = [row["solution"] for row in rows]
     for golds in ([row["answer"] for row in rows], solutions):
         verdicts = comparer.compare(golds, solutions)
@@ -348,9 +353,9 @@ def test_reference_solutions_of_every_kind_are_right(comparer):
         assert not any(verdict.correct for verdict in verdicts)
 
 
-@pytest.mark.parametrize(("name", "count"), SETS)
-def test_reference_solutions_are_right(comparer, name, count):
-    rows = read_rows(SHARED / "data" / f"{name}.jsonl")
+@pytest.mark.parametrize(("path", "count"), make_sets(COUNTS, few=30))
+def test_reference_solutions_are_right(comparer, path, count):
+    rows = read_rows(path)
     assert len(rows) == count
     solutions = [row["solution"] for row in rows]
     for golds in ([row["answer"] for row in rows], solutions):
@@ -368,12 +373,9 @@ def plainly(answer: str) -> str | float:
     return float(number[1].replace(",", "")) if number else text
 
 
-@pytest.mark.parametrize(
-    ("name", "shifts"),
-    [("gsm8k_train", 3), ("gsm8k_test", 3), pytest.param("math_train", 1, marks=pytest.mark.slow), ("math500", 2)],
-)
-def test_another_rows_solution_is_wrong_unless_the_answers_are_equal(comparer, name, shifts):
-    rows = read_rows(SHARED / "data" / f"{name}.jsonl")
+@pytest.mark.parametrize(("path", "shifts"), make_sets((3, 3, 1, 2), few=4, slow=["math_train"]))
+def test_another_rows_solution_is_wrong_unless_the_answers_are_equal(comparer, path, shifts):
+    rows = read_rows(path)
     answers, solutions = [row["answer"] for row in rows], [row["solution"] for row in rows]
     for shift in random.Random(7).sample(range(1, len(rows)), shifts):
         others = answers[shift:] + answers[:shift]

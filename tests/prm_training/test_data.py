@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import SHARED, make_tokenizer
+from conftest import DATA, SHARED, make_tokenizer, skip_without
 from datasets import Dataset
 from policies import make_text_tokenizer
 
@@ -15,7 +15,7 @@ from bstar_trl.errors import ConfigurationError, DatasetError
 from bstar_trl.prm_training.data import IGNORED, check_row, encode_rows, load_rows
 from bstar_trl.prm_training.inputs import load_queries
 
-PRMBENCH = Path(__file__).parents[1] / "data" / "prmbench.jsonl"
+PRMBENCH = DATA / "prmbench.jsonl"
 REAL_FILES = ["process_first_error.jsonl", "process_prm800k_ratings.jsonl", "process_prmbench.jsonl"]
 
 
@@ -172,7 +172,4 @@ def test_labels_of_real_rows_land_on_the_right_tokens():
 
 @pytest.mark.parametrize("name", REAL_FILES)
 def test_labels_of_all_real_rows_land_on_the_right_tokens(name):
-    path = SHARED / "data" / name
-    if not path.is_file():
-        pytest.skip(f"{name} does not lie beside the repository (../shared/data)")
-    check_real_rows(path)
+    check_real_rows(skip_without(SHARED / "data" / name))

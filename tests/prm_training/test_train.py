@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED, make_model, make_tokenizer
+from conftest import DATA, SHARED, make_model, make_tokenizer, read_rows, skip_without
 from datasets import Dataset
 from peft import LoraConfig
 from policies import make_text_tokenizer
@@ -32,7 +32,7 @@ from bstar_trl.prm_training.train import (
 )
 from bstar_trl.rewards import ProcessReward
 
-PRMBENCH = Path(__file__).parents[1] / "data" / "prmbench.jsonl"
+PRMBENCH = DATA / "prmbench.jsonl"
 
 
 def make_rows(count: int, seed: int = 0) -> Dataset:
@@ -332,17 +332,15 @@ def train_on_real_rows(files: list[Path], folder: Path) -> dict[str, float]:
 
 def test_real_rows_train(tmp_path):
     figures = train_on_real_rows([PRMBENCH], tmp_path)
-    assert figures["train_rows"] == 8
-    assert figures["train_steps"] == 41
+    assert figures["train_rows"] == 30
+    assert figures["train_steps"] == sum(len(row["completions"]) for row in read_rows(PRMBENCH))
     assert 0 < figures["eval_loss"] < 5
     assert (tmp_path / "prm" / "model.safetensors").is_file()
 
 
 def test_all_real_files_train_together(tmp_path):
     names = ("process_first_error", "process_prm800k_ratings", "process_prmbench")
-    files = [SHARED / "data" / f"{name}.jsonl" for name in names]
-    if not all(path.is_file() for path in files):
-        pytest.skip("process_*.jsonl do not lie beside the repository (../shared/data)")
+    files = [skip_without(SHARED / "data" / f"{name}.jsonl") for name in names]
     figures = train_on_real_rows(files, tmp_path)
     assert figures["train_rows"] == 581
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
+from conftest import DATA, read_rows
 
 from bstar_trl.errors import DatasetError, RewardError
 from bstar_trl.rewards import AnswerMatch, RewardFn, Score
-
-ROWS = Path(__file__).parents[1] / "data" / "answers.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +59,7 @@ def test_every_response_has_a_reason(reward):
 
 
 def test_another_column_of_whole_solutions():
-    rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(DATA / "answers.jsonl")
     reward = AnswerMatch("solution")
     answers = [rf"I get \boxed{{{row['answer']}}}." for row in rows]
     assert reward([row["prompt"] for row in rows], answers, solution=[row["solution"] for row in rows]) == [1.0] * 18

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from conftest import SHARED
+from conftest import DATA, SHARED, read_rows
 
 from bstar_trl.errors import DatasetError, RewardError
 from bstar_trl.rewards import MultipleChoice, Score
@@ -154,12 +152,12 @@ def test_long_responses_are_only_long(text):
     assert judge(text).value == 0.0
 
 
+@pytest.mark.parametrize("folder", [DATA, SHARED / "data"], ids=["few", "all"])
 @pytest.mark.parametrize("name", ["arc_challenge_train", "arc_challenge_test"])
-def test_arc_rows_are_read_as_they_are(name):
-    path = SHARED / "data" / f"{name}.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path.parent.name}/{path.name} is not beside the repository")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def test_arc_rows_are_read_as_they_are(name, folder):
+    rows = read_rows(folder / f"{name}.jsonl")
+    assert {len(row["choices"]["label"]) for row in rows} >= {3, 4}
+    assert {row["choices"]["label"][0] for row in rows} == {"A", "1"}
     golds, choices = [row["answer"] for row in rows], [row["choices"] for row in rows]
     texts = [row["choices"]["text"][row["choices"]["label"].index(row["answer"])] for row in rows]
     others = [next(label for label in row["choices"]["label"] if label != row["answer"]) for row in rows]

@@ -8,7 +8,6 @@ import math
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -226,7 +225,6 @@ def test_own_rewards_run_beside_generation_and_others_on_the_main_thread():
     class Own(RewardFn):
         def score(self, prompts, completions, **columns):
             threads["own"] = threading.current_thread()
-            time.sleep(0.05)
             return [Score(1.0)] * len(completions)
 
     def users(completions, **kwargs):

@@ -93,11 +93,3 @@ def test_restart_takes_over_nothing(tmp_path, model_path, lora):
     assert not same(trainer.sampled_from[1], initial)  # the latest policy explores, the initial one is trained again
     assert not same(trainer.trainable(), initial)
     assert (tmp_path / "initial_weights.safetensors").exists()
-
-
-@pytest.mark.parametrize("inheritance", ["iterative", "restart"])
-def test_momentum_of_the_iteration_before_is_gone(tmp_path, model_path, inheritance):
-    """Two iterations with equal weights and data at their start must take equal first steps."""
-    trainer, _ = make_run(tmp_path, model_path, inheritance, False)
-    state = trainer.optimizer.state_dict()["state"]
-    assert max(int(item["step"]) for item in state.values()) == STEPS

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SHARED, TESTS, make_chat_dataset, make_dataset, make_trainer, text_of
+from conftest import TESTS, make_chat_dataset, make_dataset, make_trainer, text_of
+from read_wandb import read_run, read_tables
 
 from bstar_trl import BalanceCallback
 from bstar_trl.rewards import RewardFn, Score
-
-READER = SHARED / "tools" / "read_wandb.py"
 
 
 class Digits(RewardFn):
@@ -35,34 +34,45 @@ def short(completions, log_extra, log_metric, **kwargs):
 
 
 def main(output_dir: str, model_path: str) -> None:
-    """A script that logs to W&B, run as a process of its own: its end is what completes the file."""
-    trainer = make_trainer(
+    """A script with two runs that log to W&B. It needs a process of its own: its end completes the files."""
+    import wandb
+
+    settings = {"reward_funcs": [Digits(), short], "report_to": "wandb", "log_completions": True}
+    whole = make_trainer(
         output_dir,
         model_path,
-        reward_funcs=[Digits(), short],
         callbacks=[BalanceCallback([0.7, 1.2])],
-        report_to="wandb",
+        run_name="whole",
         logging_steps=3,
         max_steps=18,
+        **settings,
     )
-    trainer.train()
-    Path(output_dir, "history.json").write_text(json.dumps(trainer.balance.history))
+    whole.train()
+    wandb.finish()
+    make_trainer(output_dir, model_path, run_name="unique", log_unique_prompts=True, max_steps=1, **settings).train()
+    Path(output_dir, "history.json").write_text(json.dumps(whole.balance.history))
 
 
-@pytest.mark.skipif(not READER.exists(), reason="the reader of W&B files lies beside the repository, not in it")
-def test_every_balance_scalar_is_in_the_wandb_file(tmp_path, model_path):
-    environment = os.environ | {"WANDB_DIR": str(tmp_path), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory, model_path) -> Path:
+    """The folder in which the two runs were written."""
+    folder = tmp_path_factory.mktemp("logged")
+    environment = os.environ | {"WANDB_DIR": str(folder), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     environment["PYTHONPATH"] = str(TESTS)
-    subprocess.run([sys.executable, __file__, str(tmp_path), model_path], env=environment, check=True, timeout=200)
-    history = json.loads((tmp_path / "history.json").read_text())
-    sys.path.insert(0, str(READER.parent))
-    try:
-        from read_wandb import read
-    finally:
-        sys.path.pop(0)
-    (path,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
-    content = read(str(path))
-    rows = [row for row in content["history"] if "train/balance/score" in row]
+    subprocess.run([sys.executable, __file__, str(folder), model_path], env=environment, check=True, timeout=200)
+    return folder
+
+
+def folder_of(logged: Path, name: str) -> Path:
+    """Where the run of this name was written."""
+    (folder,) = [path for path in (logged / "wandb").glob("offline-run-*") if read_run(path).name == name]
+    return folder
+
+
+def test_every_balance_scalar_is_in_the_wandb_file(logged):
+    history = json.loads((logged / "history.json").read_text())
+    run = read_run(folder_of(logged, "whole"))
+    rows = [row for row in run.history if "train/balance/score" in row]
     assert [row["train/global_step"] for row in rows] == [3, 6, 9, 12, 15, 18, 18]  # the last: the end
     for row in rows:
         entry = history[(row["train/global_step"] - 1) // 9]
@@ -70,8 +80,16 @@ def test_every_balance_scalar_is_in_the_wandb_file(tmp_path, model_path):
         assert row["train/explore/temperature"] == entry["balance/temperature"]
         assert row["train/sizes/largest"] <= 8
         assert {"train/rewards/Digits/mean", "train/rewards/short/mean", "train/reward"} <= row.keys()
-    assert content["config"]["inheritance"] == "online"
-    assert content["config"]["temperature"] == 1.0
+    assert run.config["inheritance"] == "online"
+    assert run.config["temperature"] == 1.0
+
+
+def test_only_unique_prompts_are_sent_to_wandb(logged):
+    prompts = make_dataset()["prompt"][:]
+    for table in read_tables(folder_of(logged, "whole"), "completions"):
+        assert sorted(table["prompt"]) == sorted(3 * prompts)  # K = 3
+    (table,) = read_tables(folder_of(logged, "unique"), "completions")
+    assert sorted(table["prompt"]) == sorted(set(prompts))
 
 
 @pytest.mark.parametrize("conversational", [False, True], ids=["plain", "chat"])
