@@ -169,14 +169,15 @@ class BalanceCallback(TrainerCallback):
             exploration (`Exploration`): the iteration's.
             num_sampled (`int`): responses sampled in all, probes and empty rounds included.
         """
+        setting = Setting(float(setting.temperature), float(setting.threshold), float(setting.score))
         self.setting = setting
         entry = {
-            "balance/score": float(setting.score),
-            "balance/temperature": float(setting.temperature),
-            "balance/threshold": float(setting.threshold),
+            "balance/score": setting.score,
+            "balance/temperature": setting.temperature,
+            "balance/threshold": setting.threshold,
             "balance/probe_completions": 0.0,
             "balance/probe_seconds": 0.0,
-            **exploration.figures,
+            **{name: float(value) for name, value in exploration.figures.items()},
             "balance/extra_completions": float(num_sampled - len(exploration.rollouts)),
         }
         self.history.append(entry)

@@ -271,3 +271,23 @@ def test_the_reward_needs_no_torch():
     code = "import sys, bstar_trl.rewards; bstar_trl.rewards.UnitTests(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"
+
+
+EMPTIES = "def f(xs):\n    xs.clear()\n    return []"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        ["xs = [3, 1]", "assert f(xs) == sorted(xs)"],
+        ["def check(c):\n    xs = [3, 1]\n    assert c(xs) == sorted(xs)\ncheck(f)"],
+        ["xs = [3, 1]", "f(xs)", "ys = [2, 1]", "assert f(ys) == sorted(ys)"],
+    ],
+)
+def test_an_emptied_argument_comes_back_only_where_the_tests_see_no_value(tests):
+    reward = UnitTests(progress=False)
+    (score,) = reward.score([""], [EMPTIES], tests=[tests])
+    assert score.value < 1
+    (score,) = reward.score([""], ["def f(xs): xs.sort()"], tests=[["xs = [3, 1]", "f(xs)", "assert xs == [1, 3]"]])
+    assert score.value == 1
+    reward.close()

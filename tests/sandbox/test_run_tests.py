@@ -480,3 +480,32 @@ def test_a_malformed_reply_decides_the_check(reply, in_place):
 def test_malformed_arguments_decide_the_check(arguments):
     program = SENDS_RAW.replace("REPLY", repr(json.dumps({"value": None, "arguments": arguments})))
     assert run_tests(program, ["f([1])"], in_place=True).reason == "forbidden"
+
+
+NODE = "class Node:\n    def __init__(self, value): self.value = value\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "test", "reason"),
+    [
+        # A function that is called like a standard module, beside one name of Python's own.
+        ("def select(xs, n): return xs[:n]", "assert sorted(select([2, 1, 3], 2)) == [1, 2]", "passed"),
+        ("def msvcrt(x): return x", "assert msvcrt(1) == 1", "passed"),
+        # Objects of the program may stand in sets and be keys: each is equal to itself alone.
+        (NODE + "def f(): return {Node(1), Node(2)}", "assert sorted(x.value for x in f()) == [1, 2]", "passed"),
+        (NODE + "def f(): return {Node(1): 2}", "assert list(f().values()) == [2]", "passed"),
+        # A text of an object would not be the program's.
+        (NODE + "def f(): return Node(1)", "assert str(f()) == 'x'", "exception"),
+        (NODE + "def f(): return Node(1)", "assert f'{f()}' == 'x'", "exception"),
+        # An error in a message must not take the place of the failed assertion.
+        (
+            NODE + "def f(): return Node(1)",
+            "x = f()\ntry:\n    assert x.value == 2, f'{x}'\nexcept TypeError: pass",
+            "bad tests",
+        ),
+        ("def f(): return [1]", "x = f()\ntry:\n    assert x == 2, x[5]\nexcept IndexError: pass", "bad tests"),
+        ("def f(): return [1]", "x = f()\ntry:\n    assert x == 2, x\nexcept IndexError: pass", "wrong answer"),
+    ],
+)
+def test_names_objects_and_messages(program, test, reason):
+    assert run_tests(program, [test]).reason == reason

@@ -129,21 +129,27 @@ def check_of_row(prompt: Any, code: str, row: Mapping[str, Any], reward: str) ->
 
 @lru_cache(maxsize=1024)
 def _works_in_place(tests: tuple[str, ...]) -> bool:
-    """Whether a row without the column `in_place` says the same by its tests: by a call whose result nobody sees.
+    """Whether the tests of a row without the column `in_place` can only mean a function that works in place.
 
-    `sort_it(xs)` as a statement: only what became of `xs` can be tested.
+    So it is where the tests call the program by statements alone, `sort_it(xs)`, and never see what it returns. Other
+    tests get no argument back, since `assert f(xs) == sorted(xs)` would pass if `f` emptied `xs`.
     """
-    for test in tests:
-        try:
-            nodes = list(ast.walk(ast.parse(test)))
-        except (SyntaxError, ValueError):
-            return False  # the verdict will say so
-        calls = [node.value for node in nodes if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
-        for call in calls:
-            named = isinstance(call.func, ast.Name) and not hasattr(builtins, call.func.id)
-            if named and any(isinstance(argument, ast.Name) for argument in call.args):
-                return True
-    return False
+    try:
+        trees = [ast.parse(test) for test in tests]
+    except (SyntaxError, ValueError):
+        return False  # the verdict will say so
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    if any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda) for node in nodes):
+        return False  # a function of the tests may call the program
+    statements = [node.value for tree in trees for node in tree.body if isinstance(node, ast.Expr)]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and not _is_builtin(node.func)]
+    return any(isinstance(item, ast.Name) for call in calls for item in call.args) and all(
+        any(call is statement for statement in statements) for call in calls
+    )
+
+
+def _is_builtin(function: ast.expr) -> bool:
+    return isinstance(function, ast.Name) and hasattr(builtins, function.id)
 
 
 def _texts(value: Any, column: str, reward: str) -> Sequence[str]:

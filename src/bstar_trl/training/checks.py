@@ -226,7 +226,7 @@ def find_verifier(functions: Sequence[Any], wanted: str | int | None) -> int:
     if len(verifiers) != 1:
         raise ConfigurationError(
             "with several rewards exactly one must be the verifier, which says correct or not; "
-            f"{len(verifiers) or 'none'} of these is one of the package's verifiers: {listed}. Name the verifier: "
+            f"{len(verifiers) or 'none'} of these declare is_verifier=True: {listed}. Name the verifier: "
             "BSTaRConfig(verifier=...)"
         )
     return verifiers[0]

@@ -368,6 +368,7 @@ class BSTaRTrainer(GRPOTrainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(str(self.args.output_dir)) or True
         self.run_state.reset()  # so that a second `train()` does not continue the first
+        self.policy.weights_changed()  # the first may have ended with a step that its engine has not seen
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:

@@ -15,6 +15,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from functools import partialmethod
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from . import wire
@@ -26,8 +27,8 @@ STANDARD = sys.stdlib_module_names
 TESTS = "tests"  # the module that the tests run in, and of which their own classes are
 OF_PROGRAM = "_of_program"  # the mark of an exception that the program raised, not the tests
 OPERATORS = "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and or xor"
-OTHERS = """lt le gt ge neg pos abs invert round trunc floor ceil int float complex index bytes fspath hash enter exit
-reduce_ex mro_entries"""
+OTHERS = """lt le gt ge neg pos abs invert round trunc floor ceil int float complex index bytes fspath enter exit str
+format reduce_ex mro_entries"""
 
 
 class Stopped(BaseException):
@@ -74,7 +75,7 @@ class Handle:
     def __bool__(self) -> bool:
         return True
 
-    def __repr__(self) -> str:  # no error: it would take the place of a failed assertion whose message shows this
+    def __repr__(self) -> str:  # for messages; `str` and `format` raise, since they would not be the program's
         return f"<object {self._number} of the program>"
 
 
@@ -96,8 +97,8 @@ for _name in [*(prefix + name for name in OPERATORS.split() for prefix in ("", "
 class Program:
     """Asks the program, and serves the tests' functions that it calls.
 
-    With `in_place` every call gives its arguments back. The tests hear of the exceptions that they `catch`; any other
-    is an end of the program.
+    With `in_place` each reply also carries the arguments as the call has left them. The tests receive exceptions of
+    the classes `catch`; any other exception ends the check.
     """
 
     def __init__(self, channel: int, *, in_place: bool, catch: tuple[type[BaseException], ...]):
@@ -123,7 +124,7 @@ class Program:
         """Wait until the program is loaded."""
         message = self._next()
         reason, detail = message.get("failed"), message.get("detail")
-        if reason in LOAD_FAILURES and type(detail) is str:
+        if type(reason) is str and reason in LOAD_FAILURES and type(detail) is str:
             self.stop(reason, f"while loading: {detail}")
         if message.get("loaded") is not True:
             self.stop("no answer", "the program did not load")
@@ -212,7 +213,8 @@ class Program:
         if value is kind and getattr(builtins, kind.__name__, None) is kind:
             return ["g", kind.__name__]
         if value is kind or kind.__module__ == TESTS or not callable(value):
-            self.stop("bad tests", f"the tests pass an object of class {kind.__name__}: such objects do not cross")
+            passed = "the" if value is kind else "an object of"
+            self.stop("bad tests", f"the tests pass {passed} class {kind.__name__}, which does not cross")
         number = self._numbers.setdefault(id(value), len(self._numbers))
         self._functions[number] = value
         return ["k", number]
@@ -230,7 +232,7 @@ class Names(dict[str, Any]):
         self._program, self._theirs, self._alone = program, theirs, alone
 
     def __missing__(self, name: str) -> Any:
-        standard = name in STANDARD and name not in self._theirs
+        standard = name in STANDARD and name not in self._theirs and find_spec(name) is not None
         value = Standard(name, self._ask) if standard else self._ask(name)
         if standard or (type(value) is Handle and value._number in self._program.steady):
             self[name] = value
@@ -302,26 +304,24 @@ def _judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
 def _read(texts: Sequence[str], names: Sequence[str] | None) -> tuple[list[types.CodeType], set[str], set[str]]:
     """The texts compiled, the names in them, and which of Python's own names are the program's.
 
-    Those in `names`; or the only name that the tests use, if it is one of Python's.
-
-    Raises:
-        SyntaxError: a text does not compile.
-        ValueError: the same; or the tests cannot judge.
+    Those in `names`; or the only name that the tests use and do not define or import, if it is one of Python's.
+    `SyntaxError` or `ValueError`: a text does not compile, or such tests cannot judge.
     """
     trees = [ast.parse(text) for text in texts]
     codes = [compile(tree, f"test {place}", "exec", dont_inherit=True) for place, tree in enumerate(trees)]
     nodes = [node for tree in trees for node in ast.walk(tree)]
-    blocks = [node for node in nodes if isinstance(node, ast.Try | ast.With)]
-    messages = [node.msg for block in blocks for node in ast.walk(block) if isinstance(node, ast.Assert) and node.msg]
-    if any(isinstance(node, ast.Call) for message in messages for node in ast.walk(message)):
-        raise ValueError("the message of an assertion is made by a call whose error could be caught")
+    blocks = [node for node in nodes if isinstance(node, ast.Try | ast.TryStar | ast.With | ast.AsyncWith)]
+    messages = [node.msg for block in blocks for node in ast.walk(block) if isinstance(node, ast.Assert)]
+    if not all(isinstance(message, ast.Constant | ast.Name | None) for message in messages):
+        raise ValueError("the message of an assertion in a block is computed, and its error could be caught there")
     used = {node.id for node in nodes if isinstance(node, ast.Name)}
     own = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
     own |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
     own |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
     theirs = used & BUILTINS - own
-    if names is not None or used - own - STANDARD - BUILTINS or theirs & {"eval", "exec"}:
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    if names is not None or used - own - BUILTINS - (STANDARD - called) or theirs & {"eval", "exec"}:
         return codes, used, set(names or ())
     if len(theirs) > 1:
         raise ValueError(f"which of {', '.join(sorted(theirs))} is the program's? `names` must say so")
