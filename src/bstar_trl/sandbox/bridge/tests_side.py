@@ -311,7 +311,7 @@ def _read(texts: Sequence[str], names: Sequence[str] | None) -> tuple[list[types
     trees = [ast.parse(text) for text in texts]
     codes = [compile(tree, f"test {place}", "exec", dont_inherit=True) for place, tree in enumerate(trees)]
     nodes = [node for tree in trees for node in ast.walk(tree)]
-    blocks = [node for node in nodes if isinstance(node, ast.Try | ast.With)]
+    blocks = [node for node in nodes if isinstance(node, ast.Try | ast.TryStar | ast.With | ast.AsyncWith)]
     messages = [node.msg for block in blocks for node in ast.walk(block) if isinstance(node, ast.Assert) and node.msg]
     if any(isinstance(node, ast.Call) for message in messages for node in ast.walk(message)):
         raise ValueError("the message of an assertion is made by a call whose error could be caught")
