@@ -214,7 +214,7 @@ def read_error(item: Any, decode: Callable[[Any], Any]) -> BaseException:
     """The exception, of the nearest class that this side has loaded. What is malformed raises one of `MALFORMED`."""
     kinds, arguments, fields = item
     arguments = tuple(decode(arguments))
-    fields = {name: decode(value) for name, value in fields.items() if not name.startswith("_")}
+    fields = {name: decode(value) for name, value in fields.items()}
     for module, name in kinds:
         standard = module.split(".")[0] in sys.stdlib_module_names and not module.startswith(FRAMEWORKS)
         kind: Any = getattr(sys.modules.get(module), name, None) if standard else None
