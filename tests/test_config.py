@@ -53,7 +53,7 @@ def test_plan_follows_the_designs_arithmetic(rows, settings, expected):
 
 @pytest.mark.parametrize("settings", [{}, {"iteration_steps": 2}, {"use_cpu": True, "iteration_steps": 7}])
 def test_defaults_warn_of_nothing(settings):
-    """Not even where rounding makes M exceed the steps: 7 steps of 8 need 12 queries, 60 samples at n* = 5."""
+    """Not even where rounding makes M exceed the steps: 7 steps of 8 need 12 queries, so M = 60."""
     args = BSTaRConfig(output_dir="unused", bf16=False, **settings)
     assert args.ineffective_options() == []
     with warnings.catch_warnings():
