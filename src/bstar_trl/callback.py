@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 MOST_PROBE_QUERIES = 600  # the paper's
 
-Sample = Callable[[Sequence[Request]], Rollouts]
+SampleRound = Callable[[Sequence[Request]], Rollouts]
 
 
 class BalanceCallback(TrainerCallback):
@@ -109,7 +109,7 @@ class BalanceCallback(TrainerCallback):
         )
         self._rng = np.random.default_rng([seed, 1])
 
-    def explore(self, sample: Sample, queries: Sequence[int]) -> Exploration:
+    def explore(self, sample: SampleRound, queries: Sequence[int]) -> Exploration:
         """Sample the iteration's responses, and find the temperature meanwhile.
 
         Args:

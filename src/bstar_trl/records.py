@@ -221,11 +221,7 @@ class Exploration:
 
     @classmethod
     def of(cls, found: Exploration | Rollouts) -> Exploration:
-        """What an `explore` returned. Of bare rollouts the temperature is that of most responses.
-
-        Raises:
-            BStarError: it returned something else.
-        """
+        """What an `explore` returned; of bare rollouts the temperature is that of most responses."""
         if isinstance(found, Exploration):
             return found
         if not isinstance(found, Rollouts):

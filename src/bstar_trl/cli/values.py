@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 
@@ -41,26 +42,23 @@ def _whole_number(text: str, least: int) -> int:
 
 
 def above_zero(text: str) -> float:
-    """A number greater than 0."""
-    value = _number(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be greater than 0, got {text}")
-    return value
+    """A finite number greater than 0."""
+    return _number(text, "greater than 0", lambda value: 0 < value < math.inf)
 
 
 def share(text: str) -> float:
     """A number in 0..1."""
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be in 0..1, got {text}")
-    return value
+    return _number(text, "in 0..1", lambda value: 0 <= value <= 1)
 
 
-def _number(text: str) -> float:
+def _number(text: str, wanted: str, is_wanted: Callable[[float], bool]) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+    if not is_wanted(value):
+        raise argparse.ArgumentTypeError(f"must be {wanted}, got {text}")
+    return value
 
 
 def setting(text: str) -> tuple[float, float]:

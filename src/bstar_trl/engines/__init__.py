@@ -6,11 +6,11 @@ ends.
 
 from .jobs import Engine, Job, Sample, TextEngine, checked_tokenizer, job_seed, prompt_ids
 from .padding import pad_rows
-from .with_transformers import Decoder, TransformersEngine, eos_token_ids
+from .with_transformers import ChunkedGenerate, TransformersEngine, eos_token_ids
 from .with_vllm import VLLMEngine, as_sample
 
 __all__ = [
-    "Decoder",
+    "ChunkedGenerate",
     "Engine",
     "Job",
     "Sample",

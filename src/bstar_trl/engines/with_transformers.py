@@ -1,4 +1,4 @@
-"""Sampling with `model.generate`: `TransformersEngine`, and `Decoder`, which the policy under training uses too."""
+"""Sampling with `model.generate`: `TransformersEngine`, and `ChunkedGenerate`, which training uses too."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.max_length: int | None = getattr(model.config, "max_position_embeddings", None)
         kwargs = UNFILTERED | {"max_new_tokens": max_new_tokens} | ({"stop_strings": list(stop)} if stop else {})
-        self._decoder = Decoder(self.tokenizer, kwargs, eos_token_ids(self.tokenizer, model))
+        self._chunked = ChunkedGenerate(self.tokenizer, kwargs, eos_token_ids(self.tokenizer, model))
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sample]]]:
         """Sample chunk by chunk; the model's mode and the global random state do not change."""
@@ -83,12 +83,12 @@ class TransformersEngine:
         self.model.eval()
         try:
             with torch.no_grad():
-                yield from self._decoder.run(self.model, jobs, self.batch_size)
+                yield from self._chunked.run(self.model, jobs, self.batch_size)
         finally:
             self.model.train(was_training)
 
 
-class Decoder:
+class ChunkedGenerate:
     """Runs jobs through `model.generate`: pads prompts on the left, gives each row its own temperature and length
     limit, and cuts rows where their responses end.
 

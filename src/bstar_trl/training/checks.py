@@ -43,11 +43,7 @@ def prepare(
     *,
     unsupported: Mapping[str, Any],
 ) -> Prepared:
-    """Check everything that can be checked before any weight is loaded, and decide the numbers of an iteration.
-
-    Raises:
-        ConfigurationError, DatasetError, UnsupportedOptionError: see the checks below.
-    """
+    """Check what can be checked before any weight is loaded, and decide the numbers of an iteration."""
     model_id = model if isinstance(model, str) else str(model.config._name_or_path)
     args = as_bstar_config(args, model_id.rstrip("/").split("/")[-1] or "model")
     check_options(args, train_dataset, unsupported)
@@ -99,12 +95,7 @@ def check_options(args: BSTaRConfig, train_dataset: Any, unsupported: Mapping[st
 
 
 def find_balance_callback(callbacks: Sequence[Any] | None, args: BSTaRConfig) -> tuple[BalanceCallback, list[Any]]:
-    """The one `BalanceCallback` among the callbacks (an instance, or the class) or a default one, and the callbacks
-    with it.
-
-    Raises:
-        ConfigurationError: there are several.
-    """
+    """The `BalanceCallback` among the callbacks (an instance, or the class) or a default one; and all callbacks."""
     mine = list(filter(is_balance_callback, callbacks or []))
     if len(mine) > 1:
         raise ConfigurationError(f"there must be one BalanceCallback, got {len(mine)}")

@@ -22,12 +22,10 @@ GREEDY = 0.0
 def evaluation_datasets(given: Any, of_trainer: Any) -> dict[str, Any]:
     """Datasets to evaluate on, by the suffix of the metrics' prefix: `""`, or `_<name>` where there are several.
 
-    Args:
-        given: a dataset, a dict of them, the name of one of the trainer's, or `None`: the trainer's.
-        of_trainer: what the trainer was built with.
+    `given` is a dataset, a dict of them, the name of one of the trainer's, or `None`: the trainer's.
 
     Raises:
-        DatasetError: there is none, or none of that name.
+        DatasetError: there is no dataset, or none of that name.
     """
     if isinstance(given, str):
         known = of_trainer if isinstance(of_trainer, dict) else {}
@@ -43,14 +41,7 @@ def evaluation_datasets(given: Any, of_trainer: Any) -> dict[str, Any]:
 def evaluation_metrics(
     sampler: Sampler, query_ids: Sequence[int], *, num_generations: int, temperature: float, seed: int
 ) -> dict[str, float]:
-    """Metrics of the policy on these queries.
-
-    Args:
-        sampler (`Sampler`): a fresh one.
-        query_ids (`Sequence[int]`): the rows.
-        num_generations (`int`): K, responses sampled per query.
-        temperature (`float`): of the sampled ones.
-        seed (`int`): the same seed and weights give the same figures.
+    """Metrics of the policy on these queries, from one greedy and K = `num_generations` sampled responses to each.
 
     Returns:
         `dict[str, float]`: `greedy_pass@1`; `pass@1` (mean over K), `pass@<K>`, `pass@<K>-4` (where K >= 4) and

@@ -76,11 +76,7 @@ class Inheritance:
             )
 
     def begin_improvement(self, model: torch.nn.Module, optimizer: Any, schedule: Any) -> bool:
-        """Prepare a later iteration's first step, once its responses are selected.
-
-        Returns:
-            `bool`: whether the weights were replaced.
-        """
+        """Prepare the first step of a later iteration. True: the weights were replaced."""
         if self.kind == "online":
             return False
         state = optimizer.state_dict()

@@ -20,7 +20,17 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
-from ..engines import Decoder, Engine, Job, Sample, as_sample, checked_tokenizer, eos_token_ids, job_seed, prompt_ids
+from ..engines import (
+    ChunkedGenerate,
+    Engine,
+    Job,
+    Sample,
+    as_sample,
+    checked_tokenizer,
+    eos_token_ids,
+    job_seed,
+    prompt_ids,
+)
 from ..errors import DatasetError, UnsupportedOptionError
 from ..records import Completion, FinishReason, Request
 
@@ -194,12 +204,12 @@ class GenerateEngine:
         self.chunk_size = chunk_size
         kwargs = {name: value for name, value in trainer.generation_kwargs.items() if value is not None}
         policy = trainer.accelerator.unwrap_model(trainer.model)
-        self.decoder = Decoder(tokenizer, kwargs, eos_token_ids(tokenizer, policy))
+        self.chunked = ChunkedGenerate(tokenizer, kwargs, eos_token_ids(tokenizer, policy))
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sample]]]:
         # A process without jobs takes part all the same: unwrapping a distributed model is a collective.
         with self._policy() as model:
-            yield from self.decoder.run(model, jobs, self.chunk_size)
+            yield from self.chunked.run(model, jobs, self.chunk_size)
 
     @contextmanager
     def _policy(self) -> Iterator[Any]:
@@ -208,7 +218,7 @@ class GenerateEngine:
         was_training = trainer.model.training  # type: ignore[union-attr]
         arguments: dict[str, Any] = {
             "gather_deepspeed3_params": args.ds3_gather_for_generation,
-            "generation_kwargs": self.decoder.kwargs,
+            "generation_kwargs": self.chunked.kwargs,
             "gradient_checkpointing_kwargs": args.gradient_checkpointing_kwargs,
         }
         known = inspect.signature(unwrap_model_for_generation).parameters

@@ -76,20 +76,12 @@ class RunState:
         self.batches = None if batches is None else TrainingBatches.from_state_dict(batches, self.shape)
 
     def save(self, folder: str) -> None:
-        """Write the state into a checkpoint's folder.
-
-        Call it before the parent writes `trainer_state.json`, whose absence marks a torn checkpoint.
-        """
+        """Write the state into a checkpoint's folder, before `trainer_state.json`: its absence marks a torn one."""
         os.makedirs(folder, exist_ok=True)
         torch.save(self.state_dict(), os.path.join(folder, STATE_FILE))
 
     def load(self, folder: str) -> None:
-        """Continue the iteration that a checkpoint was written in.
-
-        Raises:
-            BStarError: the checkpoint is not one of a BSTaRTrainer.
-            ConfigurationError, DatasetError: see `load_state_dict`.
-        """
+        """Continue the iteration of a checkpoint. `BStarError`: a BSTaRTrainer did not write the checkpoint."""
         path = os.path.join(folder, STATE_FILE)
         if not os.path.exists(path):
             raise BStarError(
