@@ -210,7 +210,7 @@ class BSTaRConfig(GRPOConfig):
     def as_parent_sees_it(self) -> Iterator[None]:
         """Within, GRPO's trainer is built with temperature 1 and without a policy gradient; then the values return.
 
-        The parent captures the temperature in its log-probabilities, which the likelihood needs at T = 1. With the
+        The parent divides its logits by the temperature, and the likelihood needs them at T = 1. With the
         importance sampling correction it would ask a vLLM server for log-probabilities that nobody reads.
         """
         neutral = self._neutral_options() | {"temperature": 1.0, "vllm_importance_sampling_correction": False}

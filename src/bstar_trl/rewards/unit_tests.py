@@ -19,7 +19,7 @@ class UnitTests(RewardFn):
     """1 where the program in a response passes every test of its row, else 0, with a reason: a verifier.
 
     The program is the fenced code block of the response, or all of it (`programs.extract_code`). It runs in a sandbox,
-    the tests in another, and only plain values pass between the two. Rows come in three shapes:
+    the tests in another; what passes between the two stands in docs/sandbox.md. Rows come in three shapes:
 
     - MBPP: `tests` (a list of statements) and `setup`, run in the order program, setup, tests;
     - HumanEval: `prompt`, `test`, which defines `check(candidate)`, and `entry_point`; the response is the body of the
@@ -27,11 +27,11 @@ class UnitTests(RewardFn):
     - APPS: `inputs` and `outputs` for standard input and output, or with `fn_name` for calls of that function or of a
       method of `Solution`; or all of them as JSON in `input_output`.
 
-    A row whose functions change their arguments says so in a column `in_place`. Without that column, a test that calls
-    a function as a statement, on a variable, says it.
+    A row whose functions change their arguments has the column `in_place`. Without that column, tests that call the
+    program by statements alone say the same.
 
-    `None`, *cannot be judged*, is given where the row's tests do not compile, or pass objects of their own classes to
-    the program: such objects do not cross.
+    `None`, *cannot be judged*, is given where the row's tests do not compile, or cannot judge any program: they pass
+    objects of their own classes to it, for one.
 
     Args:
         name (`str`, *optional*): what logs call it.

@@ -1,7 +1,7 @@
 """Scoring: calls the reward functions as TRL would, in chunks, and checks their results.
 
 Scoring is local: each process scores its own responses. TRL's own scoring ends in a collective and turns `None` into
-NaN, so it cannot run per chunk and cannot tell "not applicable" from "broken".
+NaN, so it can neither run per chunk nor tell `None` from the NaN of a broken function.
 """
 
 from __future__ import annotations

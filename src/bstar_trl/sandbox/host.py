@@ -93,7 +93,7 @@ class LocalSandbox:
             return sandbox.missing
 
     def close(self) -> None:
-        """End the sandboxes; those in the middle of a check for another thread end with it."""
+        """End the idle sandboxes; a sandbox that another thread uses ends after its check."""
         self._pool.close()
 
     def _run(self, check: Check, case: tuple[str, str] | None, limits: Limits) -> Verdict:

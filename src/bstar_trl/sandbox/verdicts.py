@@ -24,9 +24,9 @@ class Verdict:
 
     Attributes:
         passed (`bool`): the program passed every test.
-        reason (`str`): one of `REASONS`. `"no answer"`: it ended, or spoke out of turn, before every test had its
-            answer. `"forbidden"`: it failed at something the sandbox refuses. `"bad tests"`: the tests cannot judge
-            any program: they do not compile, or pass what cannot cross to it.
+        reason (`str`): one of `REASONS`. `"no answer"`: it ended before every test had its answer.
+            `"forbidden"`: it failed at something the sandbox refuses, or broke the protocol. `"bad tests"`: the tests
+            cannot judge any program: they do not compile, or pass what cannot cross to it.
         detail (`str`): which test, and what happened; for people. It may quote the program.
         output (`str`): the beginning of what the program printed.
         seconds (`float`): how long the check took.

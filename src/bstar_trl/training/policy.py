@@ -1,4 +1,4 @@
-"""The policy under training: sampling from it, and its likelihoods; the one room that touches TRL's private hooks.
+"""The policy under training: sampling and likelihoods; the one module that touches TRL's private hooks for them.
 
 TRL provides the weight sync, the vLLM engine or client, and the unwrapping of the model. Each hook is found by looking
 at what the trainer has, never at version numbers. The sampling itself is ours: TRL's own drops finish reasons, takes

@@ -161,7 +161,7 @@ class Encoder:
 class Decoder:
     """Reads values; one for each message. What is malformed raises one of `MALFORMED`.
 
-    `other` gives what stands for tag and parts of what is no plain value. The message may refer to the `containers`.
+    `other(tag, parts)` gives the value for a tag of no plain value. The message may refer to the `containers`.
     """
 
     def __init__(self, other: Callable[[str, list[Any]], Any], containers: Sequence[Any] = ()):
