@@ -34,7 +34,7 @@ ACTIONS: dict[str, Callable[..., Any]] = {
 
 
 def run_script(source: str) -> NoReturn:
-    """Run the program as a script, on its standard input and output. Its exit status tells why it failed, if it did."""
+    """Run the program as a script, on its standard input and output. The exit status tells why it failed."""
     failure = _run(source, "__main__")
     if failure:
         sys.stderr.write(failure[1] + "\n")
