@@ -296,7 +296,6 @@ def _judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
             if isinstance(error, AssertionError):
                 return "wrong answer", f"{piece.strip()} {error}".strip()
             return "exception", f"{piece.strip()}: {wire.shown(error)}"
-        program.go_on()
     program.ask("end")
     return "passed", ""
 
