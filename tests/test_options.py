@@ -372,6 +372,7 @@ def plain(tmp_path_factory, model_path):
     return learn(tmp_path_factory.mktemp("plain"), model_path)
 
 
+@pytest.mark.timeout(1800)  # a failure costs a dozen more trainings to find out which option it is
 @pytest.mark.filterwarnings("ignore:these options have no effect")
 @pytest.mark.parametrize("left_out", EXCLUSIVE)
 def test_options_without_effect_change_nothing(tmp_path, model_path, plain, left_out):
