@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from bstar_trl import BalanceCallback, Exploration, Request, Rollouts
+from bstar_trl import BalanceCallback, Exploration, Request, Rollouts, Setting
 from bstar_trl.balance import balance_score
 from bstar_trl.config import IterationPlan
 
@@ -187,3 +187,15 @@ def test_last_step_of_an_iteration_is_logged(tmp_path, step, strategy, expected)
     control = TrainerControl()
     balance.on_step_end(args, TrainerState(global_step=step), control)
     assert control.should_log is expected
+
+
+def test_numpy_numbers_of_a_subclass_become_plain_ones():
+    """A checkpoint is read with `weights_only=True`, which refuses NumPy's."""
+    balance = make_callback(0.7)
+    rollouts = World(lambda temperature: 0.5)([Request((0, 1), 0.7, K, 0)])
+    exploration = Exploration(rollouts, 0.7, figures={"balance/noise": np.float64(0.25)})
+    balance.record(Setting(np.float64(0.7), np.float64(0.5)), exploration, num_sampled=16)
+    (entry,) = balance.history
+    assert entry["balance/noise"] == 0.25
+    assert {type(value) for value in entry.values()} == {float}
+    assert {type(value) for value in balance.state_dict()["setting"].values()} == {float}
