@@ -348,10 +348,12 @@ def learn(output_dir, model_path, names=()):
     }
     outcome = []
     for checkpoint in (None, str(output_dir / "checkpoint-3")):
+        # With `ignore_data_skip`, transformers counts a resumed epoch from its start in what it logs.
+        left_out = CLOCKS if checkpoint is None else (*CLOCKS, "epoch")
         trainer = make_trainer(output_dir, model_path, callbacks=[BalanceCallback([0.7, 1.2])], **settings)
         trainer.train(resume_from_checkpoint=checkpoint)
         figures = [
-            {name: value for name, value in line.items() if not name.endswith(CLOCKS)}
+            {name: value for name, value in line.items() if not name.endswith(left_out)}
             for line in trainer.state.log_history
         ]
         outcome.append(({name: item.numpy().tobytes() for name, item in weights_of(trainer).items()}, figures))
@@ -398,7 +400,7 @@ def test_options_without_effect_are_named_and_kept(tmp_path, model_path, left_ou
     [
         ([{"c"}], [["c"]]),
         ([{"a"}, {"g"}], [["a"], ["g"]]),
-        ([{"a", "b"}], [["a", "b"]]),  # only together
+        ([{"a", "b"}], [["a", "b", "c"]]),  # only together: no half of these three has an effect
         ([{"b", "f"}], [["a", "b", "c", "d", "e", "f", "g"]]),
     ],
 )
