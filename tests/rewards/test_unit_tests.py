@@ -192,7 +192,7 @@ def test_tests_that_pass_objects_of_their_own_cannot_judge(reward):
     row = {"prompt": "", "setup": "class Node:\n    value = 3", "tests": ["assert value_of(Node()) == 3"]}
     (item,) = scores(reward, [row], ["def value_of(node): return node.value"])
     assert item.value is None
-    assert item.reason == "bad tests: the tests pass an object of class Node: such objects do not cross"
+    assert item.reason == "bad tests: the tests pass an object of class Node, which does not cross"
 
 
 def test_mixed_rows_and_equal_programs(reward):

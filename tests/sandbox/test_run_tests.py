@@ -138,7 +138,7 @@ class TestInPlace:
     [
         ("class A: pass\nf(A())", "an object of class A"),
         ("class A(int): pass\nf([A(1)])", "an object of class A"),
-        ("class A: pass\nf(A)", "an object of class A"),
+        ("class A: pass\nf(A)", "the class A"),
         ("class A:\n    def __call__(self): pass\nf(a=A())", "an object of class A"),
         ("from collections import namedtuple\nP = namedtuple('P', 'x')\nf(P(1))", "an object of class P"),
         ("import io\nf(io.StringIO())", "an object of class StringIO"),
@@ -491,18 +491,13 @@ NODE = "class Node:\n    def __init__(self, value): self.value = value\n"
         # A function that is called like a standard module, beside one name of Python's own.
         ("def select(xs, n): return xs[:n]", "assert sorted(select([2, 1, 3], 2)) == [1, 2]", "passed"),
         ("def msvcrt(x): return x", "assert msvcrt(1) == 1", "passed"),
-        # Objects of the program may stand in sets and be keys: each is equal to itself alone.
-        (NODE + "def f(): return {Node(1), Node(2)}", "assert sorted(x.value for x in f()) == [1, 2]", "passed"),
-        (NODE + "def f(): return {Node(1): 2}", "assert list(f().values()) == [2]", "passed"),
-        # A text of an object would not be the program's.
-        (NODE + "def f(): return Node(1)", "assert str(f()) == 'x'", "exception"),
-        (NODE + "def f(): return Node(1)", "assert f'{f()}' == 'x'", "exception"),
         # An error in a message must not take the place of the failed assertion.
         (
             NODE + "def f(): return Node(1)",
             "x = f()\ntry:\n    assert x.value == 2, f'{x}'\nexcept TypeError: pass",
-            "bad tests",
+            "wrong answer",
         ),
+        ("def f(): return 1.5", "x = f()\ntry:\n    assert x == 2, f'{x:d}'\nexcept ValueError: pass", "bad tests"),
         ("def f(): return [1]", "x = f()\ntry:\n    assert x == 2, x[5]\nexcept IndexError: pass", "bad tests"),
         ("def f(): return [1]", "x = f()\ntry:\n    assert x == 2, x\nexcept IndexError: pass", "wrong answer"),
     ],

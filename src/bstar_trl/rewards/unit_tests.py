@@ -28,10 +28,8 @@ class UnitTests(RewardFn):
       method of `Solution`; or all of them as JSON in `input_output`.
 
     A row whose functions change their arguments has the column `in_place`. Without that column, tests that call the
-    program by statements alone say the same.
-
-    `None`, *cannot be judged*, is given where the row's tests do not compile, or cannot judge any program: they pass
-    objects of their own classes to it, for one.
+    program by statements alone say the same. A row gets `None`, *cannot be judged*, where its tests do not compile or
+    pass objects of their own classes to the program.
 
     Args:
         name (`str`, *optional*): what logs call it.

@@ -27,8 +27,8 @@ STANDARD = sys.stdlib_module_names
 TESTS = "tests"  # the module that the tests run in, and of which their own classes are
 OF_PROGRAM = "_of_program"  # the mark of an exception that the program raised, not the tests
 OPERATORS = "add sub mul matmul truediv floordiv mod divmod pow lshift rshift and or xor"
-OTHERS = """lt le gt ge neg pos abs invert round trunc floor ceil int float complex index bytes fspath enter exit str
-format reduce_ex mro_entries"""
+OTHERS = """lt le gt ge neg pos abs invert round trunc floor ceil int float complex index bytes fspath hash enter exit
+reduce_ex mro_entries"""
 
 
 class Stopped(BaseException):
@@ -75,7 +75,7 @@ class Handle:
     def __bool__(self) -> bool:
         return True
 
-    def __repr__(self) -> str:  # for messages; `str` and `format` raise, since they would not be the program's
+    def __repr__(self) -> str:  # no error: it would take the place of a failed assertion whose message shows this
         return f"<object {self._number} of the program>"
 
 
@@ -310,8 +310,10 @@ def _read(texts: Sequence[str], names: Sequence[str] | None) -> tuple[list[types
     codes = [compile(tree, f"test {place}", "exec", dont_inherit=True) for place, tree in enumerate(trees)]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     blocks = [node for node in nodes if isinstance(node, ast.Try | ast.TryStar | ast.With | ast.AsyncWith)]
-    messages = [node.msg for block in blocks for node in ast.walk(block) if isinstance(node, ast.Assert)]
-    if not all(isinstance(message, ast.Constant | ast.Name | None) for message in messages):
+    messages = [node.msg for block in blocks for node in ast.walk(block) if isinstance(node, ast.Assert) and node.msg]
+    parts = [part for message in messages for part in ast.walk(message)]
+    safe = ast.Constant | ast.Name | ast.Load | ast.JoinedStr | ast.FormattedValue  # but for a format of its own
+    if not all(isinstance(part, safe) and not getattr(part, "format_spec", None) for part in parts):
         raise ValueError("the message of an assertion in a block is computed, and its error could be caught there")
     used = {node.id for node in nodes if isinstance(node, ast.Name)}
     own = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
