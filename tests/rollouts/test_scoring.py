@@ -367,6 +367,7 @@ class Hangs(RewardFn):
 async def hangs(completions, **kwargs):
     await asyncio.sleep(10_000)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 threading.Timer({after}, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 trainer = make_trainer({output_dir!r}, {model_path!r}, reward_funcs={reward})
 try:

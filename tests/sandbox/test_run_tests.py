@@ -381,7 +381,9 @@ def test_however_the_interpreter_ends_nothing_is_left(way):
 
 def test_an_interrupt_ends_the_check():
     script = """
+    import signal
     from bstar_trl.sandbox import run_tests
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     print("ready", flush=True)
     run_tests("import time\\ntime.sleep(60)", ["assert True"], timeout=60)
     """
