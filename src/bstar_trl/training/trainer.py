@@ -286,8 +286,7 @@ class BSTaRTrainer(GRPOTrainer):
         if return_outputs:
             raise ValueError("the loss of BSTaRTrainer has no outputs to return")
         log_probs, aux_loss = self.policy.log_probs(model, inputs)
-        # Processes are averaged and accumulation steps summed.
-        scale = self.accelerator.num_processes / inputs["num_tokens"]
+        scale = self.accelerator.num_processes / inputs["num_tokens"]  # processes are averaged, accumulation is summed
         loss = -(log_probs * inputs["completion_mask"]).sum() * scale
         if aux_loss is not None:
             loss = loss + self.router_aux_loss_coef * aux_loss / self.args.gradient_accumulation_steps
