@@ -17,6 +17,8 @@ from datasets import Dataset
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import Fuse
 from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -85,6 +87,15 @@ def make_model(seed: int = 0, **changes) -> LlamaForCausalLM:
     """Random weights. It says nothing sensible, but it ends most of its responses."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(make_config(**changes)).float()
+
+
+def make_gpt2(positions: int) -> GPT2LMHeadModel:
+    """Random weights; its positions are embeddings, and there is none behind the last."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(LETTERS) + 3, "n_positions": positions, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    config = GPT2Config(**sizes, initializer_range=0.2, bos_token_id=None, eos_token_id=1, pad_token_id=0)
+    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+    return GPT2LMHeadModel(config).float()
 
 
 @pytest.fixture(scope="session")

@@ -217,7 +217,7 @@ def test_rewards_of_equal_names_are_refused(functions):
 
 def test_functions_of_equal_names_are_trls_matter():
     args = BSTaRConfig(output_dir="unused", bf16=False, verifier=0)
-    assert check_rewards([has_digit, has_digit, AnswerMatch()], args) == 0
+    assert check_rewards([has_digit, has_digit, AnswerMatch()], args).indices == (0,)
 
 
 @pytest.mark.parametrize(

@@ -550,35 +550,54 @@ def test_reward_processing_classes(tmp_path, model_path, reward_model_path, give
     assert all(got is wanted for got, wanted in zip(trainer.reward_processing_classes, expected, strict=True))
 
 
-@pytest.mark.parametrize("correct_at", [None, 0.0])
-def test_a_reward_model_that_reaches_correct_at_sometimes(tmp_path, model_path, reward_model_path, correct_at):
-    """Its logits say *correct* from 1 on, or from what `correct_at` says; the threshold is found on the logits."""
+def means_of_queries(rollouts):
+    return np.array([rollouts.values_RF[rollouts.query_ids_R == query, 0].mean() for query in rollouts.query_ids_R])
+
+
+@pytest.mark.parametrize("place", ["attribute", "config"])
+def test_a_reward_model_with_a_limit_of_its_own(tmp_path, model_path, reward_model_path, place):
+    """Its logits say *correct* from `correct_at` on; the threshold is found on the logits."""
     model = make_reward_model(reward_model_path, lambda logits: 3 * logits.sin())
-    if correct_at is not None:
-        model.correct_at = correct_at
-    trainer = make_trainer(tmp_path, model_path, trainer=Recorder, reward_funcs=model, num_train_epochs=1)
+    if place == "attribute":
+        model.correct_at = 0.5
+    settings = {"correct_at": 0.5} if place == "config" else {}
+    trainer = make_trainer(tmp_path, model_path, trainer=Recorder, reward_funcs=model, num_train_epochs=1, **settings)
     assert_every_weight_changed(train(trainer), trainer)
     explored = trainer.explored[0]
-    assert (explored.correct_R == (explored.values_RF[:, 0] >= (1 if correct_at is None else 0))).all()
+    assert (explored.correct_R == (explored.values_RF[:, 0] >= 0.5)).all()
     assert 0 < explored.correct_R.mean() < 1
     assert trainer.selected[0].correct_R.mean() > explored.correct_R.mean()
+    assert trainer.state.log_history[-1]["explore/pass@1"] == pytest.approx(explored.correct_R.mean())
 
 
-def test_a_reward_model_that_never_reaches_correct_at(tmp_path, model_path, reward_model_path, caplog):
-    """Nothing is correct, so no threshold is better than another: the one in force, 0, stays, and is still passed."""
-    model = make_reward_model(reward_model_path, lambda logits: 0.9 * logits.sin())
-    trainer = make_trainer(tmp_path, model_path, trainer=Recorder, reward_funcs=model, num_train_epochs=1)
+@pytest.mark.parametrize("scale", [lambda logits: 3 * logits.sin(), lambda logits: -logits.abs() - 100])
+def test_a_reward_model_alone_compares_the_responses_of_a_query(tmp_path, model_path, reward_model_path, scale):
+    """Its values say nothing by themselves, so no share of correct responses is logged."""
+    model = make_reward_model(reward_model_path, scale)
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        trainer=Recorder,
+        reward_funcs=model,
+        num_train_epochs=1,
+        eval_dataset=make_dataset(3),
+        callbacks=[BalanceCallback(temperatures=1.0)],
+    )
     assert_every_weight_changed(train(trainer), trainer)
-    assert not trainer.explored[0].correct_R.any()
-    assert (trainer.selected[0].rewards_R > 0).all()
-    assert trainer.balance.history[0]["balance/score"] == 0
-    assert "No threshold scores above 0" in caplog.text
+    explored = trainer.explored[0]
+    assert (explored.correct_R == (explored.values_RF[:, 0] > means_of_queries(explored) + 1e-9)).all()
+    assert 0 < explored.correct_R.mean() < 1
+    assert trainer.selected[0].correct_R.any()
+    logged = trainer.state.log_history[-1] | trainer.evaluate()
+    assert not [name for name in logged if "pass@" in name or "best_of" in name or name == "select/correct"]
+    assert {"explore/distinct", "eval_reward", "eval_rewards/tiny-reward/mean"} <= logged.keys()
 
 
-def test_a_reward_model_below_every_threshold_says_so(tmp_path, model_path, reward_model_path):
+def test_a_limit_that_no_value_reaches_says_so(tmp_path, model_path, reward_model_path):
     model = make_reward_model(reward_model_path, lambda logits: -logits.abs() - 0.1)
-    with pytest.raises(EmptySelectionError, match=r"no response of 51 was correct.*correct_at"):
-        make_trainer(tmp_path, model_path, reward_funcs=model).train()
+    message = r"no response of 51 was correct.*values of 'tiny-reward' lie between -.* and -.*at least 1 .*correct_at"
+    with pytest.raises(EmptySelectionError, match=message):
+        make_trainer(tmp_path, model_path, reward_funcs=model, correct_at=1.0).train()
 
 
 # ---------------------------------------------------------------------- streams

@@ -62,6 +62,10 @@ class IterationPlan:
     batch_size: int
     target: float
 
+    def epoch_steps(self, dataset_size: int) -> int:
+        """Optimizer steps of an epoch, which explores every query of the dataset once."""
+        return math.ceil(dataset_size / self.num_queries) * self.num_steps
+
 
 @dataclass
 class BSTaRConfig(GRPOConfig):
@@ -84,9 +88,14 @@ class BSTaRConfig(GRPOConfig):
         balance_target (`float`, *optional*):
             Correct responses wanted per query (n* in equation 3 of the paper), in 1..`num_generations`. If `None`,
             M / N where both are set, else the smaller of 5 and half of `num_generations`.
-        verifier (`str`, *optional*):
+        verifier (`str` or `list[str]`, *optional*):
             Name (or index) of the reward function that says *correct or not*. Needed where there are several reward
-            functions and not exactly one of them is a verifier of this package.
+            functions and not exactly one of them is a verifier of this package. Several names: each of these judges
+            rows of its own, which the dataset's column `verifier` tells apart, or the others' `None`.
+        correct_at (`float`, *optional*):
+            The smallest value of a verifier for a correct response. If `None`, the reward function's own attribute
+            `correct_at`, or 1.0 where it has none. A reward model that is the only reward and has none calls correct
+            what lies above the mean of its query's responses.
         inheritance (`str`, *optional*, defaults to `"online"`):
             What an iteration takes over from the one before: `"online"` weights, optimizer and schedule (Online RFT,
             B-STaR); `"iterative"` the weights (Iterative RFT); `"restart"` nothing (STaR, ReST-EM).
@@ -118,8 +127,12 @@ class BSTaRConfig(GRPOConfig):
     balance_target: float | None = field(
         default=None, metadata={"help": "Correct responses wanted per query (n*), in 1..num_generations."}
     )
-    verifier: str | None = field(
-        default=None, metadata={"help": "Name or index of the reward function that says correct or not."}
+    verifier: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser reads the type in second place
+        default=None,
+        metadata={"help": "Name or index of the reward function that says correct or not, or a list of them."},
+    )
+    correct_at: float | None = field(
+        default=None, metadata={"help": "The smallest value of a verifier for a correct response."}
     )
     inheritance: Literal["online", "iterative", "restart"] = field(
         default="online", metadata={"help": "What an iteration takes over from the one before."}

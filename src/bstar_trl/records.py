@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from .errors import BStarError
 from .selection import selectable_mask
 
 FinishReason = Literal["stop", "length"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -244,3 +246,14 @@ class Selection:
 
     def __len__(self) -> int:
         return len(self.rollouts)
+
+
+def returned(kind: type[T], found: Any, hook: str) -> T:
+    """What a hook returned.
+
+    Raises:
+        BStarError: it is of another kind.
+    """
+    if not isinstance(found, kind):
+        raise BStarError(f"{hook} must return a {kind.__name__}, got {type(found).__name__}")
+    return found

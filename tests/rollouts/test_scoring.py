@@ -18,8 +18,9 @@ from transformers import LlamaForSequenceClassification
 from bstar_trl import BSTaRTrainer, Completion
 from bstar_trl.errors import ConfigurationError, RewardError
 from bstar_trl.rewards import RewardFn, Score
+from bstar_trl.rollouts.judging import Verifiers
 from bstar_trl.rollouts.scoring import Scorer, is_async, reward_name
-from bstar_trl.training.checks import find_verifier
+from bstar_trl.training.checks import find_verifiers
 
 
 def make_completions(texts):
@@ -33,12 +34,13 @@ def make_rows(count, conversational=False):
     return [{"prompt": prompt, "answer": str(index + 1)} for index, prompt in enumerate(prompts)]
 
 
-def make_scorer(*functions, weights=None, verifier=0, tokenizers=None, **kwargs):
+def make_scorer(*functions, weights=None, verifiers=(0,), correct_at=None, tokenizers=None, **kwargs):
+    names = [reward_name(item) for item in functions]
     return Scorer(
         functions,
-        [reward_name(item) for item in functions],
+        names,
         weights=weights or [1.0] * len(functions),
-        verifier=verifier,
+        verifiers=Verifiers.of(functions, names, verifiers, correct_at),
         tokenizers=tokenizers or [None] * len(functions),
         **kwargs,
     )
@@ -134,8 +136,6 @@ def test_total_is_the_weighted_sum_and_none_adds_nothing():
     scorer = make_scorer(matches, half, weights=[2.0, -1.0])
     values = score(scorer, ["1", "skip", "3"]).values_RF
     assert scorer.total(values) == pytest.approx([2.0 - 0.5, 0.0, 2.0 - 0.5])
-    assert scorer.correct(values).tolist() == [True, False, True]
-    assert scorer.judged(values).all()
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,10 @@ def test_correct_is_the_verifiers_own_value(values, correct_at, expected):
     verifier.correct_at = correct_at
     scorer = make_scorer(verifier, weights=[10.0])
     scores = score(scorer, ["a", "b", "c"])
-    assert scorer.correct(scores.values_RF).tolist() == expected
-    assert scorer.judged(scores.values_RF).tolist() == [value is not None for value in values]
+    assert scorer.verifiers.correct(scores.values_RF, np.arange(3)).tolist() == expected
+    assert scorer.verifiers.judges(scores.values_RF, np.arange(3)).tolist() == [
+        -1 if value is None else 0 for value in values
+    ]
     assert scores.reasons_R.tolist() == [f"because {value}" for value in values]
 
 
@@ -274,27 +276,39 @@ class Side(First):
 @pytest.mark.parametrize(
     ("functions", "wanted", "expected"),
     [
-        ([matches], None, 0),
-        ([Side()], None, 0),
-        ([Side(), First()], None, 1),
-        ([matches, First()], None, 1),
-        ([matches, slow_matches], "slow_matches", 1),
-        ([matches, slow_matches], 1, 1),
-        ([matches, slow_matches], "0", 0),
-        ([First("a"), First("b")], "b", 1),
+        ([matches], None, [0]),
+        ([Side()], None, [0]),
+        ([Side(), First()], None, [1]),
+        ([matches, First()], None, [1]),
+        ([matches, slow_matches], "slow_matches", [1]),
+        ([matches, slow_matches], 1, [1]),
+        ([matches, slow_matches], "0", [0]),
+        ([First("a"), First("b")], "b", [1]),
+        ([First("a"), First("b")], ["b"], [1]),
+        ([First("a"), Side(), First("b")], ["b", "a"], [2, 0]),
+        ([First("a"), Side(), First("b")], [0, "2"], [0, 2]),
     ],
 )
-def test_the_verifier_is_found(functions, wanted, expected):
-    assert find_verifier(functions, wanted) == expected
+def test_the_verifiers_are_found(functions, wanted, expected):
+    assert find_verifiers(functions, wanted) == expected
 
 
 @pytest.mark.parametrize(
     ("functions", "wanted"),
-    [([matches, slow_matches], None), ([First(), First()], None), ([First(), First()], "First"), ([matches], "-1")],
+    [
+        ([matches, slow_matches], None),
+        ([First(), First()], None),
+        ([First(), First()], "First"),
+        ([matches], "-1"),
+        ([matches, slow_matches], []),
+        ([matches, slow_matches], ["matches", "other"]),
+        ([matches, slow_matches], ["matches", "matches"]),
+        ([matches, slow_matches], ["matches", 0]),
+    ],
 )
 def test_no_single_verifier_is_an_error(functions, wanted):
     with pytest.raises(ConfigurationError, match="verifier"):
-        find_verifier(functions, wanted)
+        find_verifiers(functions, wanted)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +421,7 @@ class Waiting(RewardFn):
 
 def test_a_reward_that_waits_is_called_once_with_a_whole_round():
     waiting = Waiting()
-    scorer = make_scorer(matches, waiting, weights=[1.0, 0.5], verifier=1)
+    scorer = make_scorer(matches, waiting, weights=[1.0, 0.5], verifiers=[1])
     for texts in (["1", "22"], ["333"]):
         scorer.add(make_completions(texts), make_rows(len(texts)), None)
         assert waiting.calls == []

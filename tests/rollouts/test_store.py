@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +20,17 @@ def make_completion(query_id: int, text: str, finish_reason="stop", temperature=
 
 def add(store: RolloutStore, completions, rewards=None, correct=None, judged=None):
     number = len(completions)
-    return store.add(
+    added = store.add(
         completions,
         rewards_R=np.arange(number, dtype=np.float64) if rewards is None else np.array(rewards, dtype=np.float64),
-        correct_R=np.ones(number, dtype=bool) if correct is None else np.array(correct, dtype=bool),
-        judged_R=np.ones(number, dtype=bool) if judged is None else np.array(judged, dtype=bool),
         values_RF=np.zeros((number, 1)),
         reasons_R=np.full(number, None, dtype=object),
+    )
+    number = len(added)
+    return dataclasses.replace(
+        added,
+        correct_R=np.ones(number, dtype=bool) if correct is None else np.array(correct, dtype=bool),
+        judged_R=np.ones(number, dtype=bool) if judged is None else np.array(judged, dtype=bool),
     )
 
 
@@ -62,12 +67,10 @@ def on_every_process(processes: int, work):
 def test_columns_of_what_was_added():
     store = make_store()
     completions = [make_completion(7, "abc", "length", 0.7), make_completion(3, "d", temperature=1.2)]
-    rollouts = add(store, completions, rewards=[0.5, -1.0], correct=[1, 0], judged=[0, 1])
+    rollouts = add(store, completions, rewards=[0.5, -1.0])
     assert rollouts.query_ids_R.tolist() == [7, 3]
     assert rollouts.temperatures_R.tolist() == [0.7, 1.2]
     assert rollouts.rewards_R.tolist() == [0.5, -1.0]
-    assert rollouts.correct_R.tolist() == [True, False]
-    assert rollouts.judged_R.tolist() == [False, True]
     assert rollouts.ended_R.tolist() == [False, True]
     assert rollouts.lengths_R.tolist() == [4, 2]
     assert rollouts.text_ids_R.dtype == np.uint64

@@ -45,14 +45,17 @@ def serve(batches: TrainingBatches, process: int = 0) -> list[list[int]]:
 
 
 def test_a_batch_by_hand():
-    samples = [Completion(0, 1.0, [5, 6, 7], [8, 1], "a", "stop"), Completion(1, 1.0, [9], [2, 3, 4, 1], "b", "stop")]
+    samples = [
+        Completion(0, 1.0, [5, 6, 7], [8, 1], "a", "stop"),
+        Completion(1, 1.0, [9], [2, 3, 4, 6, 1], "b", "stop"),
+    ]
     batches = TrainingBatches(samples, 1, BatchShape(accumulation=1, processes=1, size=2), np.random.default_rng(0))
     batch = batches.next(0, pad_token_id=PAD)
-    by_prompt = batch["input_ids"][:, 2].argsort()  # 7 or 9, whatever the order
-    assert batch["input_ids"][by_prompt].tolist() == [[5, 6, 7, 8, 1, 0, 0], [0, 0, 9, 2, 3, 4, 1]]
-    assert batch["attention_mask"][by_prompt].tolist() == [[1, 1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 1]]
-    assert batch["completion_mask"][by_prompt].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
-    assert batch["num_tokens"] == 6
+    by_prompt = batch["input_ids"][:, 0].argsort()  # 5 or 9, whatever the order
+    assert batch["input_ids"][by_prompt].tolist() == [[5, 6, 7, 8, 1, 0], [9, 2, 3, 4, 6, 1]]
+    assert batch["attention_mask"][by_prompt].tolist() == [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]
+    assert batch["completion_mask"][by_prompt].tolist() == [[0, 0, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert batch["num_tokens"] == 7
     assert batch["num_tokens"].dtype == torch.float32
     assert batches.is_done
 
@@ -61,9 +64,9 @@ def test_padding_to_a_multiple():
     samples = [Completion(0, 1.0, [5, 6, 7], [8, 1], "a", "stop")]
     batches = TrainingBatches(samples, 1, BatchShape(1, 1, 1), np.random.default_rng(0))
     batch = batches.next(0, pad_token_id=99, pad_to_multiple_of=4)
-    assert batch["input_ids"].tolist() == [[99, 5, 6, 7, 8, 1, 99, 99]]
-    assert batch["attention_mask"].tolist() == [[0, 1, 1, 1, 1, 1, 0, 0]]
-    assert batch["completion_mask"].tolist() == [[1, 1, 0, 0]]
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 1, 99, 99, 99]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0, 0, 0]]
+    assert batch["completion_mask"].tolist() == [[1, 1, 0, 0, 0]]
 
 
 def test_a_token_that_looks_like_padding_is_one():

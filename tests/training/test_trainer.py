@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 import torch
-from conftest import has_digit, make_dataset, make_model, make_tokenizer, make_trainer
+from conftest import has_digit, make_dataset, make_gpt2, make_model, make_tokenizer, make_trainer
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, TrainerCallback
@@ -39,12 +39,10 @@ def plain_cross_entropy(model: torch.nn.Module, batches: Sequence[dict[str, torc
     """Mean over the completion tokens of all batches, one unpadded sequence at a time, from the logits."""
     losses, tokens = [], 0
     for batch in batches:
-        prompt_width = batch["input_ids"].shape[1] - batch["completion_mask"].shape[1]
         for row in range(len(batch["input_ids"])):
-            prompt = batch["input_ids"][row, :prompt_width][batch["attention_mask"][row, :prompt_width].bool()]
-            completion = batch["input_ids"][row, prompt_width:][batch["completion_mask"][row].bool()]
-            sequence = torch.cat([prompt, completion])[None]
-            logits = model(input_ids=sequence).logits[0, len(prompt) - 1 : -1]
+            sequence = batch["input_ids"][row][batch["attention_mask"][row].bool()]
+            completion = sequence[-int(batch["completion_mask"][row].sum()) :]
+            logits = model(input_ids=sequence[None]).logits[0, -len(completion) - 1 : -1]
             losses.append(torch.nn.functional.cross_entropy(logits.double(), completion, reduction="sum"))
             tokens += len(completion)
     return torch.stack(losses).sum() / tokens
@@ -81,16 +79,36 @@ def test_loss_and_gradient_are_plain_cross_entropy(tmp_path, model_path, tempera
         assert line["grad_norm"] == pytest.approx(torch.stack(gradients).norm().item(), rel=1e-4)
 
 
+def test_loss_of_a_model_with_position_embeddings(tmp_path):
+    """Padding must not shift the positions: this model reads another sequence then."""
+    rows = Dataset.from_dict({"prompt": ["1+1=", "1+2+3+4+5+6+7=", "2+2+2="]})
+    trainer = make_trainer(
+        tmp_path, make_gpt2(64), trainer=Recorder, processing_class=make_tokenizer(), train_dataset=rows, max_steps=2,
+        logging_steps=1, max_grad_norm=0.0, max_completion_length=40,
+        reward_funcs=lambda completions, **kwargs: [1.0] * len(completions),
+    )  # fmt: skip
+    trainer.train()
+    logged = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    for loss, (weights, batches) in zip(logged, trainer.steps, strict=True):
+        model = make_gpt2(64).eval()
+        model.load_state_dict(weights, strict=False)
+        assert any((batch["attention_mask"] == 0).any() for batch in batches)
+        assert loss == pytest.approx(plain_cross_entropy(model, batches).item(), abs=1e-5)
+
+
 def test_loss_covers_eos_and_leaves_out_the_prompt(tmp_path, model_path):
     trainer = make_trainer(tmp_path, model_path, trainer=Recorder, max_steps=2)
     trainer.train()
     eos = trainer.processing_class.eos_token_id
     for _, batches in trainer.steps:
         for batch in batches:
+            lengths = batch["attention_mask"].sum(dim=1)
+            assert (batch["input_ids"].gather(1, lengths[:, None] - 1) == eos).all()
             width = batch["completion_mask"].shape[1]
-            completions = batch["input_ids"][:, -width:]
-            lengths = batch["completion_mask"].sum(dim=1)
-            assert (completions.gather(1, lengths[:, None] - 1) == eos).all()
+            for tokens, mask in zip(batch["input_ids"], batch["completion_mask"].bool(), strict=True):
+                prompt = tokens[:-width].tolist() + tokens[-width:][~mask].tolist()
+                text = trainer.processing_class.decode(prompt, skip_special_tokens=True)
+                assert text in trainer.train_dataset["prompt"]
             assert batch["num_tokens"] == sum(item["completion_mask"].sum() for item in batches)
 
 

@@ -4,6 +4,6 @@
 Comparisons that need algebra go to math-verify, in the killable processes of `workers`.
 """
 
-from .comparison import AnswerComparer, Gold, Judgement, final_answer, read_gold
+from .comparison import AnswerComparer, Gold, Judgement, final_answer, is_gold, read_gold
 
-__all__ = ["AnswerComparer", "Gold", "Judgement", "final_answer", "read_gold"]
+__all__ = ["AnswerComparer", "Gold", "Judgement", "final_answer", "is_gold", "read_gold"]

@@ -71,12 +71,17 @@ class Judgement:
     reason: str
 
 
+def is_gold(value: Any) -> bool:
+    """Whether a value is of a kind that gold answers have: a text or a number."""
+    return isinstance(value, str | numbers.Real | Decimal) and not isinstance(value, bool)
+
+
 def read_gold(value: Any) -> Gold:
     r"""Read a gold answer: a number, an answer as text, or a whole solution that marks its answer.
 
     In a solution the last `\boxed{...}` counts, else the last `#### ...`, else the last "the answer is ...".
     """
-    if isinstance(value, bool) or not isinstance(value, str | numbers.Real | Decimal):
+    if not is_gold(value):
         return Gold(problem=f"gold answer of type {type(value).__name__} is neither a text nor a number")
     if not isinstance(value, str) and not math.isfinite(value):
         return Gold(problem=f"gold answer {value} is not finite")

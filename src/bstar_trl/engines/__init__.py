@@ -4,9 +4,9 @@
 ends.
 """
 
-from .jobs import Engine, Job, Sample, TextEngine, checked_tokenizer, job_seed, prompt_ids
+from .jobs import Engine, Job, Sample, TextEngine, as_list, checked_tokenizer, job_seed, prompt_ids
 from .padding import pad_rows
-from .with_transformers import ChunkedGenerate, TransformersEngine, eos_token_ids
+from .with_transformers import ChunkedGenerate, TransformersEngine, context_length, eos_token_ids
 from .with_vllm import VLLMEngine, as_sample
 
 __all__ = [
@@ -17,8 +17,10 @@ __all__ = [
     "TextEngine",
     "TransformersEngine",
     "VLLMEngine",
+    "as_list",
     "as_sample",
     "checked_tokenizer",
+    "context_length",
     "eos_token_ids",
     "job_seed",
     "pad_rows",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,9 +74,9 @@ class TransformersEngine:
         self.tokenizer = checked_tokenizer(tokenizer)
         self.model = model
         self.batch_size = batch_size
-        self.max_length: int | None = getattr(model.config, "max_position_embeddings", None)
+        self.max_length = context_length(model)
         kwargs = UNFILTERED | {"max_new_tokens": max_new_tokens} | ({"stop_strings": list(stop)} if stop else {})
-        self._chunked = ChunkedGenerate(self.tokenizer, kwargs, eos_token_ids(self.tokenizer, model))
+        self._chunked = ChunkedGenerate(self.tokenizer, kwargs, eos_token_ids(self.tokenizer, model), self.max_length)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sample]]]:
         """Sample chunk by chunk; the model's mode and the global random state do not change."""
@@ -96,10 +97,18 @@ class ChunkedGenerate:
         tokenizer: has EOS; rows are padded with its PAD token, or with EOS if it has no PAD.
         kwargs (`Mapping`): fields of `GenerationConfig` that hold for every job, `max_new_tokens` among them.
         eos_token_ids (`Sequence[int]`): every token that ends a response.
+        max_length (`int`, *optional*): tokens of prompt and response together, where a response is cut off.
     """
 
-    def __init__(self, tokenizer: Any, kwargs: Mapping[str, Any], eos_token_ids: Sequence[int]):
+    def __init__(
+        self,
+        tokenizer: Any,
+        kwargs: Mapping[str, Any],
+        eos_token_ids: Sequence[int],
+        max_length: int | None = None,
+    ):
         self.tokenizer = tokenizer
+        self.max_length = max_length
         pad = tokenizer.pad_token_id
         self.pad_token_id: int = tokenizer.eos_token_id if pad is None else pad
         self.kwargs: dict[str, Any] = {"pad_token_id": self.pad_token_id, "eos_token_id": list(eos_token_ids)} | dict(
@@ -112,18 +121,30 @@ class ChunkedGenerate:
 
     def run(self, model: Any, jobs: Sequence[Job], chunk_size: int) -> Iterator[tuple[list[int], list[Sample]]]:
         """Sample chunk by chunk; jobs of different temperatures share a chunk."""
-        for greedy in (False, True):
-            positions = [index for index, job in enumerate(jobs) if (job.temperature == 0) == greedy]
+        groups: dict[tuple[bool, int], list[int]] = {}
+        for index, job in enumerate(jobs):
+            # A model may have no embedding for a position behind its context. So no row of a chunk may go on longer
+            # than the one that the context cuts off: such rows share a chunk with their likes only.
+            is_cut = self._limit(job) < self._wanted(job)
+            groups.setdefault((job.temperature == 0, self._limit(job) if is_cut else 0), []).append(index)
+        for (greedy, _), positions in sorted(groups.items()):
             # Prompts of similar length share a chunk; `sorted` is stable, so the order is the same every time.
             positions = sorted(positions, key=lambda index: len(jobs[index].prompt_ids))
             for start in range(0, len(positions), chunk_size):
                 chunk = positions[start : start + chunk_size]
                 yield chunk, self._generate(model, [jobs[index] for index in chunk], greedy)
 
+    def _wanted(self, job: Job) -> int:
+        return job.max_new_tokens or self.kwargs["max_new_tokens"]
+
+    def _limit(self, job: Job) -> int:
+        room = math.inf if self.max_length is None else max(1, self.max_length - len(job.prompt_ids))
+        return int(min(self._wanted(job), room))
+
     def _generate(self, model: Any, jobs: Sequence[Job], greedy: bool) -> list[Sample]:
         device = model.device
         input_ids_BT, mask_BT = pad_rows([job.prompt_ids for job in jobs], self.pad_token_id, "left")
-        limits: list[int] = [job.max_new_tokens or self.kwargs["max_new_tokens"] for job in jobs]
+        limits = [self._limit(job) for job in jobs]
         fixed: dict[str, Any] = {"do_sample": not greedy, "temperature": 1.0, "max_new_tokens": max(limits)}
         fixed |= GREEDY_DEFAULTS if greedy else {}
         config = GenerationConfig(**(self.kwargs | fixed), disable_compile=True)
@@ -182,6 +203,11 @@ class RowTemperature(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         return scores / self.temperatures_R1.to(scores.dtype)
+
+
+def context_length(model: Any) -> int | None:
+    """Tokens of prompt and response together that a model declares to take; `None`: it declares no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def eos_token_ids(tokenizer: Any, model: Any) -> list[int]:

@@ -23,12 +23,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from trl.data_utils import is_conversational
 
 from ..engines import Job, TextEngine, job_seed, prompt_ids
 from ..errors import ConfigurationError, DatasetError
 from ..prm.steps import prompt_text, step_spans
 from ..records import Completion, FinishReason
+from ..rollouts.judging import Verifiers
 from ..rollouts.scoring import Scorer, reward_name
 from .recipe import Annotated, Counts, Recipe
 
@@ -105,7 +107,9 @@ class Annotator:
         if self.completer.tokenizer.get_vocab() != engine.tokenizer.get_vocab():
             raise ConfigurationError("the completer continues the engine's tokens: both need the same vocabulary")
         self.recipe = recipe
-        self._scorer = Scorer([verifier], [reward_name(verifier)], weights=[1.0], verifier=0, tokenizers=[None])
+        names = [reward_name(verifier)]
+        verifiers = Verifiers.of([verifier], names, [0], None)
+        self._scorer = Scorer([verifier], names, weights=[1.0], verifiers=verifiers, tokenizers=[None])
 
     def close(self) -> None:
         """Release the verifier's resources."""
@@ -258,8 +262,9 @@ class Annotator:
             self._scorer.add(chunk, [dict(rows[item.query_id]) for item in chunk], None)
             order += positions
             responses += chunk
-        values_RF = self._scorer.finish().values_RF
-        right_R, judged_R = self._scorer.correct(values_RF).tolist(), self._scorer.judged(values_RF).tolist()
+        values_RF, query_ids_R = self._scorer.finish().values_RF, np.array([item.query_id for item in responses])
+        right_R = self._scorer.verifiers.correct(values_RF, query_ids_R).tolist()
+        judged_R = (self._scorer.verifiers.judges(values_RF, query_ids_R) >= 0).tolist()
         found: dict[int, _Response] = {}
         for place, item, right, judged in zip(order, responses, right_R, judged_R, strict=True):
             ended = item.finish_reason == "stop"

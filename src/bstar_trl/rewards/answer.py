@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..answers import AnswerComparer
-from .base import RewardFn, Score, column_of
+from ..answers import AnswerComparer, is_gold
+from .base import RewardFn, Score, column_of, refuse_value
 
 
 class AnswerMatch(RewardFn):
@@ -47,6 +47,12 @@ class AnswerMatch(RewardFn):
         self.column = column
         self.columns = (column,)
         self._comparer = AnswerComparer(time_limit, memory_limit, workers)
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Refuse a gold answer that is neither a text nor a number; `None` is left to [`score`]."""
+        gold = row.get(self.column)
+        if gold is not None and not is_gold(gold):
+            refuse_value(gold, self.column, self.name, "gold answers: texts or numbers")
 
     def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:
         """One score per completion: 1, 0 or `None`, with a reason.

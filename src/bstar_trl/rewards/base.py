@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import DatasetError
 
@@ -42,6 +42,15 @@ class RewardFn(ABC):
         self.name = name or type(self).__name__
         self.__name__ = self.name  # TRL names a reward by its `__name__`
 
+    def check_row(self, row: Mapping[str, Any]) -> None:  # noqa: B027 - most rewards take any row
+        """Refuse a dataset row whose columns are of a kind that no response can be scored against.
+
+        The trainer calls it with the first rows of a dataset, before any weight is loaded.
+
+        Raises:
+            DatasetError: says which column, what it holds, and what to do.
+        """
+
     @abstractmethod
     def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:
         """Score every completion: one `Score` each, in order.
@@ -68,6 +77,21 @@ def text_of(completion: Any) -> str:
     if isinstance(completion, str):
         return completion
     return "".join(message["content"] for message in completion)
+
+
+def refuse_value(value: Any, column: str, reward: str, expected: str) -> NoReturn:
+    """Say that a dataset's column holds a value of the wrong kind, and what to do."""
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    found, remedy = f"a {kind}", "..."
+    if isinstance(value, Mapping):
+        found = f"a {kind} with the keys {', '.join(map(repr, value))}"
+        remedy = f"row[{column!r}][<the key that holds it>]"
+    elif hasattr(value, "__getitem__"):
+        remedy = f"row[{column!r}][<the place that holds it>]"
+    raise DatasetError(
+        f"reward '{reward}': column '{column}' must hold {expected}, but its first value is {found}. Make a column "
+        f"that it can read: dataset.map(lambda row: {{'answer': {remedy}}})"
+    )
 
 
 def column_of(columns: Mapping[str, Any], name: str, reward: str) -> Sequence[Any]:

@@ -81,10 +81,14 @@ class Sampler:
         rollouts = self._store.add(
             [completions[index] for index in order],
             rewards_R=self.scorer.total(values_RF),
-            correct_R=self.scorer.correct(values_RF),
-            judged_R=self.scorer.judged(values_RF),
             values_RF=values_RF,
             reasons_R=scores.reasons_R[order],
+        )
+        verifiers = self.scorer.verifiers
+        rollouts = dataclasses.replace(
+            rollouts,
+            correct_R=verifiers.correct(rollouts.values_RF, rollouts.query_ids_R),
+            judged_R=verifiers.judges(rollouts.values_RF, rollouts.query_ids_R) >= 0,
         )
         self.num_sampled += len(rollouts)
         prompt_tokens = sum(gather_object([sum(len(item.prompt_ids) for item in completions)]))

@@ -15,14 +15,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
-from trl.data_utils import apply_chat_template, is_conversational
+from trl.data_utils import is_conversational
 
 from ..concurrency.background import BackgroundLoop, BackgroundThread
 from ..errors import RewardError
 from ..records import Completion
 from ..rewards.base import RewardFn, Score
+from .judging import Verifiers
+from .reward_models import model_values
 
 TRL_KEYWORDS = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 
@@ -38,15 +39,36 @@ class Scores:
 
 
 @dataclass
-class _Batch:
-    """Responses that are being scored, and a result per reward function."""
+class _Share:
+    """The responses of a batch that one reward function scores, and what came of them."""
 
+    places: Sequence[int]  # in the batch
     completions: Sequence[Completion]
     prompts: Sequence[Any]
     keywords: dict[str, Any]
-    results: list[Future[list[Score]]] = field(default_factory=list)
+    result: Future[list[Score]] = field(default_factory=Future)
     extras: dict[str, list[Any]] = field(default_factory=dict)
     metrics: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.keywords |= {
+            "completion_ids": [list(item.token_ids) for item in self.completions],
+            "log_extra": lambda column, values: self.extras.setdefault(column, []).extend(values),
+            "log_metric": lambda name, value: self.metrics.setdefault(name, []).append(float(value)),
+        }
+
+    @property
+    def texts(self) -> list[str]:
+        return [item.text for item in self.completions]
+
+
+@dataclass
+class _Batch:
+    """Responses that are being scored: a share per reward function."""
+
+    size: int
+    conversational: bool
+    shares: list[_Share]
 
 
 class Scorer:
@@ -57,7 +79,7 @@ class Scorer:
             sequence-classification models.
         names (`Sequence[str]`): one per function, as in the logs.
         weights (`Sequence[float]`): TRL's `reward_weights`.
-        verifier (`int`): which of them says *correct or not*.
+        verifiers (`Verifiers`): which of them say *correct or not*.
         tokenizers (`Sequence`): one per function, `None` but for models.
         chat_template_kwargs (`dict`): for conversational input of reward models.
         batch_size (`int`): responses per forward pass of a reward model.
@@ -69,7 +91,7 @@ class Scorer:
         names: Sequence[str],
         *,
         weights: Sequence[float],
-        verifier: int,
+        verifiers: Verifiers,
         tokenizers: Sequence[Any],
         chat_template_kwargs: dict[str, Any] | None = None,
         batch_size: int = 8,
@@ -77,11 +99,10 @@ class Scorer:
         self.functions = list(functions)
         self.names = list(names)
         self.weights_F = np.asarray(weights, dtype=np.float64)
-        self.verifier = verifier
+        self.verifiers = verifiers
         self.tokenizers = list(tokenizers)
         self.chat_template_kwargs = chat_template_kwargs or {}
         self.batch_size = batch_size
-        self.correct_at = float(getattr(self.functions[verifier], "correct_at", 1.0))
         # The package's own rewards run beside generation, on one thread, in order. A user's function is called between
         # chunks on the main thread, since it may use signals or the global random state.
         self._beside = BackgroundThread("bstar-scoring")
@@ -89,47 +110,67 @@ class Scorer:
         self._batches: list[_Batch] = []
 
     def add(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]], trainer_state: Any) -> None:
-        """Start scoring these responses; `rows` are their dataset rows. Raises the errors of earlier calls."""
+        """Start scoring these responses; `rows` are their dataset rows. Raises the errors of earlier calls.
+
+        A verifier that a row does not name as its judge is not asked about the row's responses.
+
+        Raises:
+            DatasetError: a row names no verifier, but something else.
+        """
         for batch in self._batches:
-            for result in batch.results:
-                if result.done():
-                    result.result()
-        prompts = [row["prompt"] for row in rows]
-        conversational = is_conversational({"prompt": prompts[0]})
-        texts = [item.text for item in completions]
-        answers: list[Any] = [[{"role": "assistant", "content": text}] for text in texts] if conversational else texts
-        keywords: dict[str, Any] = {
-            name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", *TRL_KEYWORDS)
-        }
-        batch = _Batch(completions, prompts, keywords)
-        keywords |= {
-            "completion_ids": [list(item.token_ids) for item in completions],
-            "trainer_state": trainer_state,
-            "log_extra": lambda column, values: batch.extras.setdefault(column, []).extend(values),
-            "log_metric": lambda name, value: batch.metrics.setdefault(name, []).append(float(value)),
-        }
-        for index, function in enumerate(self.functions):
-            if isinstance(function, nn.Module):
-                call: Callable[[], Any] = partial(self._model_scores, index, prompts, answers, conversational)
-                batch.results.append(_done(self._checked(index, completions, call())))
-            elif isinstance(function, RewardFn) and not function.beside_generation:
-                batch.results.append(Future())  # `finish` calls it
-            elif isinstance(function, RewardFn):
-                call = partial(function.score, prompts, texts, **keywords)
-                batch.results.append(self._beside.submit(partial(self._call, index, completions, call)))
-            elif is_async(function):
-                call = partial(function, prompts=prompts, completions=answers, **keywords)
-                batch.results.append(self._async.submit(self._call_async(index, completions, call)))
-            else:
-                output = function(prompts=prompts, completions=answers, **keywords)
-                batch.results.append(_done(self._checked(index, completions, output)))
+            for share in batch.shares:
+                if share.result.done():
+                    share.result.result()
+        judges = [self.verifiers.of_row(row) for row in rows]
+        columns = [name for name in rows[0] if name not in ("prompt", *TRL_KEYWORDS)]
+        shares = []
+        for index in range(len(self.functions)):
+            others = set(self.verifiers.indices) - {index} if index in self.verifiers.indices else set()
+            places = [place for place, judge in enumerate(judges) if judge not in others]
+            mine = [rows[place] for place in places]
+            keywords: dict[str, Any] = {name: [row[name] for row in mine] for name in columns}
+            keywords["trainer_state"] = trainer_state
+            asked = [completions[place] for place in places]
+            shares.append(_Share(places, asked, [row["prompt"] for row in mine], keywords))
+        batch = _Batch(len(completions), is_conversational({"prompt": rows[0]["prompt"]}), shares)
+        for index, share in enumerate(shares):
+            self._start(index, share, batch.conversational)
         self._batches.append(batch)
+
+    def _start(self, index: int, share: _Share, conversational: bool) -> None:
+        """Call a reward function, or see to it that it is called."""
+        function, prompts, texts = self.functions[index], share.prompts, share.texts
+        answers: list[Any] = [[{"role": "assistant", "content": text}] for text in texts] if conversational else texts
+        if isinstance(function, RewardFn) and not function.beside_generation:
+            return  # `finish` calls it
+        if not texts:
+            share.result.set_result([])
+        elif isinstance(function, nn.Module):
+            values = model_values(
+                function,
+                self.tokenizers[index],
+                prompts,
+                answers,
+                conversational=conversational,
+                template_kwargs=self.chat_template_kwargs,
+                batch_size=self.batch_size,
+            )
+            share.result.set_result(self._checked(index, share.completions, values))
+        elif isinstance(function, RewardFn):
+            call: Callable[[], Any] = partial(function.score, prompts, texts, **share.keywords)
+            share.result = self._beside.submit(partial(self._call, index, share.completions, call))
+        elif is_async(function):
+            call = partial(function, prompts=prompts, completions=answers, **share.keywords)
+            share.result = self._async.submit(self._call_async(index, share.completions, call))
+        else:
+            output = function(prompts=prompts, completions=answers, **share.keywords)
+            share.result.set_result(self._checked(index, share.completions, output))
 
     def discard(self) -> None:
         """Drop the responses of a round that was interrupted or failed."""
         for batch in self._batches:
-            for result in batch.results:
-                result.cancel()
+            for share in batch.shares:
+                share.result.cancel()
         self._batches = []
 
     def finish(self) -> Scores:
@@ -139,45 +180,30 @@ class Scorer:
                 self._score_together(index, function)
         batches, self._batches = self._batches, []
         metrics: dict[str, list[float]] = {}
-        values: list[list[float]] = []
-        reasons: list[str | None] = []
         extras: dict[str, list[Any]] = {}
-        done = 0
+        size = sum(batch.size for batch in batches)
+        values_RF = np.full((size, len(self.functions)), math.nan)
+        reasons_R = np.full(size, None, dtype=object)
+        first = 0
         for batch in batches:
-            scores_FB = [result.result() for result in batch.results]
-            values += [
-                [math.nan if item.value is None else item.value for item in row]
-                for row in zip(*scores_FB, strict=True)
-            ]
-            reasons += [item.reason for item in scores_FB[self.verifier]]
-            for name, logged in batch.metrics.items():
-                metrics.setdefault(name, []).extend(logged)
-            for column, items in batch.extras.items():
-                if len(items) != len(batch.completions):
-                    raise RewardError(
-                        f"log_extra({column!r}, ...) got {len(items)} values for {len(batch.completions)} responses"
-                    )
-                extras.setdefault(column, [None] * done).extend(items)
-            done += len(batch.completions)
-            for column in extras:
-                extras[column] += [None] * (done - len(extras[column]))
-        reasons_R = np.empty(done, dtype=object)
-        reasons_R[:] = reasons
-        return Scores(
-            np.array(values, dtype=np.float64).reshape(done, len(self.functions)), reasons_R, extras, metrics
-        )
+            for index, share in enumerate(batch.shares):
+                scores = share.result.result()
+                rows = [first + place for place in share.places]
+                for row, score in zip(rows, scores, strict=True):
+                    values_RF[row, index] = math.nan if score.value is None else score.value
+                    # Of several verifiers the row's judge gives the reason; without a judge, the first that has one.
+                    if index in self.verifiers.indices and (score.value is not None or reasons_R[row] is None):
+                        reasons_R[row] = score.reason
+                for name, logged in share.metrics.items():
+                    metrics.setdefault(name, []).extend(logged)
+                for column, items in share.extras.items():
+                    _place_extras(extras.setdefault(column, [None] * size), column, rows, items)
+            first += batch.size
+        return Scores(values_RF, reasons_R, extras, metrics)
 
     def total(self, values_RF: np.ndarray) -> np.ndarray:
         """Total reward: the weighted sum, `None` adding nothing."""
         return np.nan_to_num(values_RF, nan=0.0) @ self.weights_F
-
-    def judged(self, values_RF: np.ndarray) -> np.ndarray:
-        """Where the verifier gave a value."""
-        return ~np.isnan(values_RF[:, self.verifier])
-
-    def correct(self, values_RF: np.ndarray) -> np.ndarray:
-        """Where the verifier's own, unweighted value says *correct*; the one place that decides it."""
-        return self.judged(values_RF) & (np.nan_to_num(values_RF[:, self.verifier]) >= self.correct_at)
 
     def close(self) -> None:
         """End the threads and close the rewards. The scorer stays usable."""
@@ -190,26 +216,34 @@ class Scorer:
 
     def _score_together(self, index: int, function: RewardFn) -> None:
         """Score all batches in one call of a reward that waits for the last response."""
-        batches = self._batches
-        sizes = [len(batch.completions) for batch in batches]
-        starts = [sum(sizes[:place]) for place in range(len(sizes))]
-        completions = [item for batch in batches for item in batch.completions]
-        if not completions:
-            return
-
-        def log_extra(column: str, values: Sequence[Any]) -> None:
-            for batch, start, size in zip(batches, starts, sizes, strict=True):
-                batch.extras.setdefault(column, []).extend(values[start : start + size])
-
-        keywords = {
-            name: [item for batch in batches for item in batch.keywords[name]] if isinstance(value, list) else value
-            for name, value in batches[0].keywords.items()
-        } | {"log_extra": log_extra}
-        prompts = [prompt for batch in batches for prompt in batch.prompts]
-        call = partial(function.score, prompts, [item.text for item in completions], **keywords)
-        scores = self._beside.submit(partial(self._call, index, completions, call)).result()
-        for batch, start, size in zip(batches, starts, sizes, strict=True):
-            batch.results[index].set_result(scores[start : start + size])
+        shares = [batch.shares[index] for batch in self._batches]
+        completions = [item for share in shares for item in share.completions]
+        scores: list[Score] = []
+        if completions:
+            together = _Share(
+                range(len(completions)),
+                completions,
+                [prompt for share in shares for prompt in share.prompts],
+                {
+                    name: [item for share in shares for item in share.keywords[name]]
+                    if isinstance(value, list)
+                    else value
+                    for name, value in shares[0].keywords.items()
+                },
+            )
+            call = partial(function.score, together.prompts, together.texts, **together.keywords)
+            scores = self._beside.submit(partial(self._call, index, completions, call)).result()
+            shares[0].metrics = together.metrics
+            for column, items in together.extras.items():
+                if len(items) != len(completions):
+                    raise _wrong_extras(column, len(items), len(completions))
+        start = 0
+        for share in shares:
+            end = start + len(share.places)
+            share.result.set_result(scores[start:end])
+            if completions:
+                share.extras = {column: items[start:end] for column, items in together.extras.items()}
+            start = end
 
     def _call(self, index: int, completions: Sequence[Completion], call: Callable[[], Any]) -> list[Score]:
         return self._checked(index, completions, call())
@@ -254,36 +288,6 @@ class Scorer:
             scores.append(score)
         return scores
 
-    def _model_scores(
-        self, index: int, prompts: Sequence[Any], answers: Sequence[Any], conversational: bool
-    ) -> list[float]:
-        """A sequence-classification model's logit for each prompt and completion; sorted by length, padded little."""
-        tokenizer, model = self.tokenizers[index], self.functions[index]
-        if conversational:
-            texts = [
-                apply_chat_template({"messages": list(prompt) + answer}, tokenizer, **self.chat_template_kwargs)[
-                    "text"
-                ]
-                for prompt, answer in zip(prompts, answers, strict=True)
-            ]
-        else:
-            texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        device = next(model.parameters()).device
-        values = np.empty(len(texts), dtype=np.float64)
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            inputs = tokenizer(
-                text=[texts[row] for row in rows],
-                return_tensors="pt",
-                padding=True,
-                padding_side="right",
-                add_special_tokens=False,
-            ).to(device)
-            with torch.inference_mode():
-                values[rows] = model(**inputs).logits[:, 0].float().cpu().numpy()
-        return values.tolist()
-
 
 def is_async(function: Any) -> bool:
     """Whether calling it gives a coroutine: functions, partials of them, and objects with an async `__call__`."""
@@ -304,7 +308,12 @@ def reward_name(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _done(scores: list[Score]) -> Future[list[Score]]:
-    future: Future[list[Score]] = Future()
-    future.set_result(scores)
-    return future
+def _place_extras(column_R: list[Any], column: str, rows: Sequence[int], items: Sequence[Any]) -> None:
+    if len(items) != len(rows):
+        raise _wrong_extras(column, len(items), len(rows))
+    for row, item in zip(rows, items, strict=True):
+        column_R[row] = item
+
+
+def _wrong_extras(column: str, got: int, expected: int) -> RewardError:
+    return RewardError(f"log_extra({column!r}, ...) got {got} values for {expected} responses")

@@ -43,23 +43,23 @@ class RolloutStore:
         completions: Sequence[Completion],
         *,
         rewards_R: np.ndarray,
-        correct_R: np.ndarray,
-        judged_R: np.ndarray,
         values_RF: np.ndarray,
         reasons_R: np.ndarray,
     ) -> Rollouts:
         """Keep this process's responses, four bytes a token; returns the columns of all processes, in their order.
 
+        Whether a response is correct is not known here: it may depend on the other responses of its query.
         A collective: every process calls it, if only with no responses.
         """
         first = len(self._completions) + (self.process_index << OWNER_SHIFT)
         self._completions += [replace(item, token_ids=array("i", item.token_ids)) for item in completions]
+        unknown_R = np.zeros(len(completions), dtype=bool)
         mine = Rollouts(
             query_ids_R=np.array([item.query_id for item in completions], dtype=np.int64),
             temperatures_R=np.array([item.temperature for item in completions], dtype=np.float64),
             rewards_R=rewards_R,
-            correct_R=correct_R,
-            judged_R=judged_R,
+            correct_R=unknown_R,
+            judged_R=unknown_R,
             ended_R=np.array([item.finish_reason == "stop" for item in completions], dtype=bool),
             lengths_R=np.array([len(item.token_ids) for item in completions], dtype=np.int32),
             text_ids_R=np.array([text_id(item.text) for item in completions], dtype=np.uint64),

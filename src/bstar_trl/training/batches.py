@@ -60,23 +60,31 @@ class TrainingBatches:
     def next(
         self, process_index: int, *, pad_token_id: int, pad_to_multiple_of: int | None = None
     ) -> dict[str, torch.Tensor]:
-        """The next micro-batch of this process (B rows; P, C the padded lengths of prompts and completions).
+        """The next micro-batch of this process: B rows of at most T tokens, C of them after the shortest prompt.
+
+        All padding stands on the right, so that every token has the position that it was sampled at: models with
+        position embeddings would read another sequence otherwise, or one that exceeds their context.
 
         Returns:
-            `dict` of `input_ids` and `attention_mask` (B, P + C), prompts padded on the left and completions on the
-            right; `completion_mask` (B, C); `num_tokens`, the completion tokens of the whole optimizer step.
+            `dict` of `input_ids` and `attention_mask` (B, T); `completion_mask` (B, C), about the last C columns;
+            `num_tokens`, the completion tokens of the whole optimizer step.
         """
         step, micro_batch = divmod(self.served, self.shape.accumulation)
         self.served += 1
         chosen = [self.samples[index] for index in self._order_SAPB[step, micro_batch, process_index]]
-        multiple = pad_to_multiple_of
-        prompts = pad_rows([item.prompt_ids for item in chosen], pad_token_id, "left", pad_to_multiple_of=multiple)
-        completions = pad_rows([item.token_ids for item in chosen], pad_token_id, "right", pad_to_multiple_of=multiple)
+        input_ids_BT, attention_mask_BT = pad_rows(
+            [[*item.prompt_ids, *item.token_ids] for item in chosen],
+            pad_token_id,
+            "right",
+            pad_to_multiple_of=pad_to_multiple_of,
+        )
+        starts_B1 = torch.tensor([[len(item.prompt_ids)] for item in chosen])
+        completion_mask_BT = attention_mask_BT * (torch.arange(input_ids_BT.shape[1]) >= starts_B1)
         num_tokens = sum(len(self.samples[index].token_ids) for index in self._order_SAPB[step].ravel())
         return {
-            "input_ids": torch.cat([prompts[0], completions[0]], dim=1),
-            "attention_mask": torch.cat([prompts[1], completions[1]], dim=1),
-            "completion_mask": completions[1],
+            "input_ids": input_ids_BT,
+            "attention_mask": attention_mask_BT,
+            "completion_mask": completion_mask_BT[:, int(starts_B1.min()) :],
             "num_tokens": torch.tensor(num_tokens, dtype=torch.float32),
         }
 

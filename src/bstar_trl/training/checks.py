@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from torch import nn
+from trl import GRPOConfig
 
 from ..callback import BalanceCallback
 from ..config import BSTaRConfig, IterationPlan, as_bstar_config
 from ..errors import ConfigurationError, DatasetError, DatasetTypeError, UnsupportedOptionError
 from ..rewards.base import RewardFn
+from ..rollouts.judging import Verifiers
 from ..rollouts.scoring import TRL_KEYWORDS, reward_name
 
 WHERE_THE_TRAINER_IS_BUILT = 4  # frames up: the check, `prepare`, the constructor, the user's script
+
+PASS_METRICS = ("pass@1", "eval_pass@1")  # the default of `metric_for_best_model`
+FIRST_ROWS = 32  # of a dataset, which are looked at before any weight is loaded
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Prepared:
 
     args: BSTaRConfig
     reward_funcs: list[Any]
-    verifier: int  # the index of the reward that says *correct or not*
+    verifiers: Verifiers
     balance: BalanceCallback  # stands among the callbacks, too
     callbacks: list[Any]
     plan: IterationPlan
@@ -45,15 +53,30 @@ def prepare(
 ) -> Prepared:
     """Check what can be checked before any weight is loaded, and decide the numbers of an iteration."""
     model_id = model if isinstance(model, str) else str(model.config._name_or_path)
+    warn_of_learning_rate(args)
     args = as_bstar_config(args, model_id.rstrip("/").split("/")[-1] or "model")
     check_options(args, train_dataset, unsupported)
     balance, callbacks = find_balance_callback(callbacks, args)
     functions = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
-    verifier = check_rewards(functions, args)
-    check_datasets(functions, args, train_dataset, eval_dataset)
+    verifiers = check_rewards(functions, args)
+    check_datasets(functions, args, train_dataset, eval_dataset, verifiers)
     plan = args.plan(len(train_dataset) if isinstance(train_dataset, Dataset) else None)
     balance.setup(plan, num_generations=args.num_generations, temperature=args.temperature, seed=args.seed)
-    return Prepared(args, functions, verifier, balance, callbacks, plan)
+    return Prepared(args, functions, verifiers, balance, callbacks, plan)
+
+
+def warn_of_learning_rate(args: Any) -> None:
+    """Warn of a `GRPOConfig` whose learning rate is GRPO's default: it is meant for policy gradients."""
+    policy_gradient, likelihood = (
+        next(item.default for item in dataclasses.fields(kind) if item.name == "learning_rate")
+        for kind in (GRPOConfig, BSTaRConfig)
+    )
+    if isinstance(args, GRPOConfig) and not isinstance(args, BSTaRConfig) and args.learning_rate == policy_gradient:
+        warnings.warn(
+            f"learning_rate={policy_gradient:g} is GRPOConfig's default, for policy gradients; BSTaRTrainer's loss is "
+            f"a likelihood, and the default of BSTaRConfig is {likelihood:g}. Set learning_rate, or use BSTaRConfig",
+            stacklevel=WHERE_THE_TRAINER_IS_BUILT,
+        )
 
 
 def check_options(args: BSTaRConfig, train_dataset: Any, unsupported: Mapping[str, Any]) -> None:
@@ -117,14 +140,14 @@ def is_balance_callback(item: Any) -> bool:
     return isinstance(item, BalanceCallback) or (isinstance(item, type) and issubclass(item, BalanceCallback))
 
 
-def check_rewards(functions: Sequence[Any], args: BSTaRConfig) -> int:
-    """Check names and weights of the rewards; returns the verifier's index.
+def check_rewards(functions: Sequence[Any], args: BSTaRConfig) -> Verifiers:
+    """Check names and weights of the rewards; returns the verifiers among them.
 
     Functions of equal names are let through, as in TRL, where one's figures hide the other's.
 
     Raises:
-        ConfigurationError: no reward, a `RewardFn` with the name of another reward, no (or no single) verifier, a
-            number of weights that differs from the number of rewards, a weight or `correct_at` that is not finite.
+        ConfigurationError: no reward, a `RewardFn` with the name of another reward, no verifier, a number of
+            weights that differs from the number of rewards, a weight or `correct_at` that is not finite.
     """
     if not functions or functions[0] is None:
         raise ConfigurationError(
@@ -142,45 +165,51 @@ def check_rewards(functions: Sequence[Any], args: BSTaRConfig) -> int:
                 f"{names.count(name)} rewards are called {name!r}, and one would hide the other in logs: give this "
                 f"{type(function).__name__} a name of its own (name=...)"
             )
-    verifier = find_verifier(functions, args.verifier)
+    verifiers = Verifiers.of(functions, names, find_verifiers(functions, args.verifier), args.correct_at)
     for weight in args.reward_weights or ():
         if not math.isfinite(weight):
             raise ConfigurationError(f"reward_weights must be finite numbers, got {args.reward_weights}")
-    if not math.isfinite(getattr(functions[verifier], "correct_at", 1.0)):
-        raise ConfigurationError(
-            f"correct_at of reward '{reward_name(functions[verifier])}' must be a finite number, got "
-            f"{functions[verifier].correct_at}"
-        )
-    return verifier
+    for name, limit in zip(verifiers.names, verifiers.limits, strict=True):
+        if limit is not None and not math.isfinite(limit):
+            raise ConfigurationError(f"correct_at of reward '{name}' must be a finite number, got {limit}")
+    return verifiers
 
 
-def check_datasets(functions: Sequence[Any], args: BSTaRConfig, train_dataset: Any, eval_dataset: Any) -> None:
+def check_datasets(
+    functions: Sequence[Any], args: BSTaRConfig, train_dataset: Any, eval_dataset: Any, verifiers: Verifiers
+) -> None:
     """Check that there are prompts and the rewards' columns in what is trained and evaluated on.
 
     Raises:
         DatasetError: a dataset without rows, without prompts, or without a reward's column.
         UnsupportedOptionError: image prompts.
-        ConfigurationError: the best model goes by a figure that several evaluation datasets do not have.
+        ConfigurationError: the best model goes by a figure that does not exist.
     """
-    check_dataset("training dataset", train_dataset, functions, args)
+    check_dataset("training dataset", train_dataset, functions, args, verifiers)
+    if verifiers.are_relative and args.wants_best_model and args.metric_for_best_model in PASS_METRICS:
+        raise ConfigurationError(
+            "a reward model alone does not say which responses are correct, so there is no pass@1: set "
+            "metric_for_best_model, for example to 'eval_reward'"
+        )
     if not isinstance(eval_dataset, dict):
         if eval_dataset is not None:
-            check_dataset("evaluation dataset", eval_dataset, functions, args)
+            check_dataset("evaluation dataset", eval_dataset, functions, args, verifiers)
         return
     for name, dataset in eval_dataset.items():
-        check_dataset(f"evaluation dataset {name!r}", dataset, functions, args)
-    if args.wants_best_model and args.metric_for_best_model in ("pass@1", "eval_pass@1"):
+        check_dataset(f"evaluation dataset {name!r}", dataset, functions, args, verifiers)
+    if args.wants_best_model and args.metric_for_best_model in PASS_METRICS:
         names = ", ".join(f"eval_{name}_pass@1" for name in eval_dataset)
         raise ConfigurationError(f"with several evaluation datasets metric_for_best_model must name one of: {names}")
 
 
-def check_dataset(name: str, dataset: Any, functions: Sequence[Any], args: BSTaRConfig) -> None:
-    """Check one dataset; `name` is what errors call it. A stream that does not say its columns is asked for a row."""
+def check_dataset(name: str, dataset: Any, functions: Sequence[Any], args: BSTaRConfig, verifiers: Verifiers) -> None:
+    """Check one dataset and its first rows; `name` is what errors call it."""
     columns = dataset.column_names
-    if columns is None:
-        columns = list(next(iter(dataset), {}))
-    if not columns or (isinstance(dataset, Dataset) and not len(dataset)):
+    is_empty = isinstance(dataset, Dataset) and not len(dataset)
+    rows = [] if is_empty else list(itertools.islice(dataset, FIRST_ROWS))
+    if not rows:
         raise DatasetError(f"the {name} holds no rows")
+    columns = list(rows[0]) if columns is None else columns  # a stream may not know its columns
     if "prompt" not in columns:
         raise DatasetError(f"the {name} needs the column 'prompt', but it has {', '.join(columns)}")
     images = [column for column in ("image", "images") if column in columns]
@@ -189,38 +218,65 @@ def check_dataset(name: str, dataset: Any, functions: Sequence[Any], args: BSTaR
             f"image prompts are not supported by BSTaRTrainer yet: remove the column {images[0]!r} of the {name}"
         )
     check_columns(functions, columns, remove_unused=bool(args.remove_unused_columns))
+    for row in rows:
+        judge = verifiers.of_row(row)
+        for index, function in enumerate(functions):
+            if isinstance(function, RewardFn) and (judge in (None, index) or index not in verifiers.indices):
+                function.check_row(row)
 
 
-def find_verifier(functions: Sequence[Any], wanted: str | int | None) -> int:
-    """Which reward function says *correct or not*.
-
-    One function alone is the verifier. Among several, `wanted` names it (name or index), or exactly one of them is a
-    verifier of the package.
+def check_trainable(model: nn.Module) -> None:
+    """Refuse a model without a parameter to train, as `PeftModel.from_pretrained` loads it.
 
     Raises:
-        ConfigurationError: none, or more than one, can be it.
+        ConfigurationError: no parameter requires a gradient.
+    """
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        return
+    remedy = (
+        "load the adapter with PeftModel.from_pretrained(..., is_trainable=True)"
+        if is_peft_model(model)
+        else "pass a peft_config, or set requires_grad on what is to be trained"
+    )
+    raise ConfigurationError(f"the model has no parameter that requires a gradient, so nothing would learn: {remedy}")
+
+
+def find_verifiers(functions: Sequence[Any], wanted: Any) -> list[int]:
+    """Which reward functions say *correct or not*.
+
+    One function alone is the verifier. Among several, `wanted` names it (name or index), or lists those that each
+    judge rows of their own; or exactly one of them is a verifier of the package.
+
+    Raises:
+        ConfigurationError: none, or more than one without being asked for, can be it.
     """
     names = [reward_name(function) for function in functions]
     listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(names))
     if wanted is not None:
-        if str(wanted).lstrip("-").isdigit() and str(wanted) not in names:
-            if 0 <= int(wanted) < len(names):
-                return int(wanted)
-        elif names.count(str(wanted)) == 1:
-            return names.index(str(wanted))
-        raise ConfigurationError(
-            f"verifier must be the name or index of one of the rewards ({listed}), got {wanted!r}"
-        )
+        found = [_place_of(item, names) for item in (wanted if isinstance(wanted, list | tuple) else [wanted])]
+        places = [place for place in found if place is not None]
+        if not found or len(set(places)) < len(found):
+            raise ConfigurationError(
+                f"verifier must be the name or index of one of the rewards ({listed}), or a list of some, got "
+                f"{wanted!r}"
+            )
+        return places
     if len(functions) == 1:
-        return 0
+        return [0]
     verifiers = [index for index, item in enumerate(functions) if isinstance(item, RewardFn) and item.is_verifier]
     if len(verifiers) != 1:
         raise ConfigurationError(
             "with several rewards exactly one must be the verifier, which says correct or not; "
             f"{len(verifiers) or 'none'} of these declare is_verifier=True: {listed}. Name the verifier: "
-            "BSTaRConfig(verifier=...)"
+            "BSTaRConfig(verifier=...), or a list of names where each judges rows of its own"
         )
-    return verifiers[0]
+    return verifiers
+
+
+def _place_of(wanted: Any, names: Sequence[str]) -> int | None:
+    if str(wanted).lstrip("-").isdigit() and str(wanted) not in names:
+        return int(wanted) if 0 <= int(wanted) < len(names) else None
+    return names.index(str(wanted)) if names.count(str(wanted)) == 1 else None
 
 
 def check_columns(functions: Sequence[Any], columns: Sequence[str], *, remove_unused: bool = False) -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ..errors import DatasetError
 from ..records import Request
 from ..rollouts.round import Sampler
-from .logging import pass_metrics
+from .logging import completion_metrics, pass_metrics, reward_metrics
 
 GREEDY = 0.0
 
@@ -44,16 +42,19 @@ def evaluation_metrics(
     """Metrics of the policy on these queries, from one greedy and K = `num_generations` sampled responses to each.
 
     Returns:
-        `dict[str, float]`: `greedy_pass@1`; `pass@1` (mean over K), `pass@<K>`, `pass@<K>-4` (where K >= 4) and
-        `reward` of the sampled ones; and what the reward functions log.
+        `dict[str, float]`: `greedy_pass@1`; of the sampled responses `pass@1` (mean over K), `pass@<K>` and
+        `pass@<K>-4` (from K = 4 on), and TRL's figures of rewards and lengths; and what the reward functions log.
+        Figures of one of several verifiers end in its name. A reward model alone has no `pass@*`.
     """
     ids = tuple(query_ids)
     rollouts = sampler([Request(ids, GREEDY, 1, seed), Request(ids, float(temperature), num_generations, seed)])
     greedy, sampled = rollouts.at(GREEDY), rollouts.at(float(temperature))
-    grids = sampled.grids
-    return {
-        "greedy_pass@1": float(greedy.correct_R.mean()),
-        **pass_metrics(grids.correct_NK, grids.text_ids_NK),
-        "reward": float(np.mean(sampled.rewards_R)),
-        **sampler.logged_metrics(),
-    }
+    verifiers = sampler.scorer.verifiers
+    figures: dict[str, float] = {}
+    if not verifiers.are_relative:
+        figures = {"greedy_pass@1": float(greedy.correct_R.mean()), **pass_metrics(sampled)}
+    for name, mine in verifiers.split(rollouts).items():
+        figures[f"greedy_pass@1/{name}"] = float(mine.at(GREEDY).correct_R.mean())
+        figures |= {f"{figure}/{name}": value for figure, value in pass_metrics(mine.at(float(temperature))).items()}
+    figures |= reward_metrics(sampled, sampler.scorer) | completion_metrics(sampled)
+    return figures | sampler.logged_metrics()

@@ -15,6 +15,7 @@ from transformers.utils import is_rich_available
 from .. import metrics
 from ..config import BSTaRConfig
 from ..records import Grids, Request, Rollouts, Selection, Setting
+from ..rollouts.judging import Verifiers
 from ..rollouts.round import Sampler
 from ..rollouts.scoring import Scorer
 
@@ -26,19 +27,18 @@ def iteration_metrics(rollouts: Rollouts, selection: Selection, sampler: Sampler
     """Figures of one iteration's exploration and selection, under the names of the logs.
 
     `explore/*` and `select/*` are this package's; `reward`, `rewards/<name>/*` and `completions/*` are TRL's names.
-    Only the exploration counts, not the probe's samples at other temperatures. A collective.
+    Only the exploration counts, not the probe's samples at other temperatures. Figures of one of several verifiers
+    end in its name. A collective.
     """
-    grids = rollouts.grids
-    # Figures of K responses need K of every query, but a user's `explore` may sample unevenly.
-    is_even = bool((grids.index_NK >= 0).all())
-    return {
-        **_exploration(rollouts, grids),
-        **(_per_query(grids) if is_even else {}),
-        **_selection(rollouts, selection),
-        **_rewards(rollouts, sampler.scorer),
-        **_completions(rollouts),
-        **sampler.logged_metrics(),
-    }
+    verifiers = sampler.scorer.verifiers
+    chosen = selection.rollouts
+    figures = _exploration(rollouts) | _selection(rollouts, selection)
+    if not verifiers.are_relative:
+        figures |= _correctness(rollouts) | {"select/correct": float(chosen.correct_R.mean())}
+    for name, mine in verifiers.split(rollouts).items():
+        figures |= {f"explore/{figure}/{name}": value for figure, value in pass_metrics(mine).items()}
+        figures[f"select/samples/{name}"] = float(np.isin(chosen.query_ids_R, mine.query_ids_R).sum())
+    return figures | reward_metrics(rollouts, sampler.scorer) | completion_metrics(rollouts) | sampler.logged_metrics()
 
 
 def sampling_bar(requests: Sequence[Request], *, shown: bool) -> tqdm:
@@ -48,27 +48,88 @@ def sampling_bar(requests: Sequence[Request], *, shown: bool) -> tqdm:
     return tqdm(total=total, desc=f"Sampling at T = {temperatures}", leave=False, disable=not (shown and total))
 
 
-def pass_metrics(correct_NK: np.ndarray, text_ids_NK: np.ndarray) -> dict[str, float]:
-    """`pass@1`, `pass@<K>` and `pass@<K>-4`; the last is left out where K < 4."""
-    k = correct_NK.shape[1]
-    figures = {"pass@1": float(correct_NK.mean()), f"pass@{k}": float(metrics.pass_at_k(correct_NK))}
-    if k >= PASS_S:
-        figures[f"pass@{k}-{PASS_S}"] = float(metrics.pass_at_k_s(correct_NK, text_ids_NK, s=PASS_S))
+def pass_metrics(rollouts: Rollouts) -> dict[str, float]:
+    """`pass@1`; and, where every query has K responses, `pass@<K>` and (from K = 4 on) `pass@<K>-4`."""
+    grids = rollouts.grids
+    figures = {"pass@1": float(rollouts.correct_R.mean())}
+    if _is_even(grids):
+        k = grids.correct_NK.shape[1]
+        figures[f"pass@{k}"] = float(metrics.pass_at_k(grids.correct_NK))
+        if k >= PASS_S:
+            figures[f"pass@{k}-{PASS_S}"] = float(metrics.pass_at_k_s(grids.correct_NK, grids.text_ids_NK, s=PASS_S))
     return figures
 
 
-def _exploration(rollouts: Rollouts, grids: Grids) -> dict[str, float]:
+def reward_metrics(rollouts: Rollouts, scorer: Scorer) -> dict[str, float]:
+    """TRL's figures of the rewards: total, each function's, and the share of queries whose rewards are all equal."""
+    _, inverse = np.unique(rollouts.query_ids_R, return_inverse=True)
+    low_N, high_N = np.full(inverse.max() + 1, math.inf), np.full(inverse.max() + 1, -math.inf)
+    np.minimum.at(low_N, inverse, rollouts.rewards_R)
+    np.maximum.at(high_N, inverse, rollouts.rewards_R)
+    figures = {
+        "reward": float(rollouts.rewards_R.mean()),
+        "reward_std": float(rollouts.rewards_R.std()),
+        "frac_reward_zero_std": float((low_N == high_N).mean()),
+    }
+    for index, name in enumerate(scorer.names):
+        values = rollouts.values_RF[:, index]
+        values = values[~np.isnan(values)]
+        if len(values):
+            figures |= {f"rewards/{name}/mean": float(values.mean()), f"rewards/{name}/std": float(values.std())}
+    return figures
+
+
+def completion_metrics(rollouts: Rollouts) -> dict[str, float]:
+    """TRL's figures of the responses' lengths, in tokens; *terminated* ones ended by themselves (0: none did)."""
+    lengths = rollouts.lengths_R
+    ended = lengths[rollouts.ended_R] if rollouts.ended_R.any() else np.zeros(1)
+    figures = {
+        "mean_length": lengths.mean(),
+        "min_length": lengths.min(),
+        "max_length": lengths.max(),
+        "mean_terminated_length": ended.mean(),
+        "min_terminated_length": ended.min(),
+        "max_terminated_length": ended.max(),
+        "clipped_ratio": 1 - rollouts.ended_R.mean(),
+    }
+    return {f"completions/{name}": float(value) for name, value in figures.items()}
+
+
+def _exploration(rollouts: Rollouts) -> dict[str, float]:
     coolest = rollouts.temperatures_R.min()  # subtracted first, so that equal temperatures average exactly
     figures = {
-        "temperature": float(coolest + (rollouts.temperatures_R - coolest).mean()),
-        "completions": float(len(rollouts)),
-        "pass@1": float(rollouts.correct_R.mean()),
-        "truncated": float(1 - rollouts.ended_R.mean()),
-        "unjudged": float(1 - rollouts.judged_R.mean()),
-        "distinct_equations": _distinct_equations(rollouts, grids),
+        "explore/temperature": float(coolest + (rollouts.temperatures_R - coolest).mean()),
+        "explore/completions": float(len(rollouts)),
+        "explore/truncated": float(1 - rollouts.ended_R.mean()),
+        "explore/unjudged": float(1 - rollouts.judged_R.mean()),
     }
-    # `distinct_equations` is NaN where no correct response holds an equation.
-    return {f"explore/{name}": value for name, value in figures.items() if not math.isnan(value)}
+    if _is_even(rollouts.grids):
+        figures["explore/distinct"] = float(
+            np.mean([len(np.unique(row)) / len(row) for row in rollouts.grids.text_ids_NK])
+        )
+    return figures
+
+
+def _correctness(rollouts: Rollouts) -> dict[str, float]:
+    """Exploration and exploitation of K responses per query."""
+    grids = rollouts.grids
+    figures = pass_metrics(rollouts)
+    if _is_even(grids):
+        k = grids.correct_NK.shape[1]
+        figures[f"best_of_{k}"] = float(metrics.best_of_k(grids.rewards_NK, grids.correct_NK))
+        if k >= PASS_S:
+            figures[f"reward@{k}-{PASS_S}"] = float(
+                metrics.reward_at_k_s(grids.rewards_NK, grids.correct_NK, s=PASS_S)
+            )
+    equations = _distinct_equations(rollouts, grids)
+    if not math.isnan(equations):  # no correct response holds one
+        figures["distinct_equations"] = equations
+    return {f"explore/{name}": value for name, value in figures.items()}
+
+
+def _is_even(grids: Grids) -> bool:
+    """Whether all queries have as many responses: a user's `explore` may sample unevenly."""
+    return bool((grids.index_NK >= 0).all())
 
 
 def _distinct_equations(rollouts: Rollouts, grids: Grids) -> float:
@@ -80,19 +141,6 @@ def _distinct_equations(rollouts: Rollouts, grids: Grids) -> float:
     return float(metrics.distinct_equations(per_query, [[True] * len(responses) for responses in per_query]))
 
 
-def _per_query(grids: Grids) -> dict[str, float]:
-    """Exploration and exploitation of K responses per query."""
-    k = grids.correct_NK.shape[1]
-    figures = {
-        **pass_metrics(grids.correct_NK, grids.text_ids_NK),
-        "distinct": float(np.mean([len(np.unique(row)) / len(row) for row in grids.text_ids_NK])),
-        f"best_of_{k}": float(metrics.best_of_k(grids.rewards_NK, grids.correct_NK)),
-    }
-    if k >= PASS_S:
-        figures[f"reward@{k}-{PASS_S}"] = float(metrics.reward_at_k_s(grids.rewards_NK, grids.correct_NK, s=PASS_S))
-    return {f"explore/{name}": value for name, value in figures.items()}
-
-
 def _selection(rollouts: Rollouts, selection: Selection) -> dict[str, float]:
     chosen = selection.rollouts
     queries = len(np.unique(chosen.query_ids_R))
@@ -101,33 +149,11 @@ def _selection(rollouts: Rollouts, selection: Selection) -> dict[str, float]:
         "select/shortfall": float(selection.wanted - len(chosen)),
         "select/queries": queries / len(np.unique(rollouts.query_ids_R)),
         "select/per_query": len(chosen) / queries,
-        "select/correct": float(chosen.correct_R.mean()),
         "select/reward": float(chosen.rewards_R.mean()),
     }
 
 
-def _rewards(rollouts: Rollouts, scorer: Scorer) -> dict[str, float]:
-    figures = {"reward": float(rollouts.rewards_R.mean()), "reward_std": float(rollouts.rewards_R.std())}
-    for index, name in enumerate(scorer.names):
-        values = rollouts.values_RF[:, index]
-        values = values[~np.isnan(values)]
-        if len(values):
-            figures |= {f"rewards/{name}/mean": float(values.mean()), f"rewards/{name}/std": float(values.std())}
-    return figures
-
-
-def _completions(rollouts: Rollouts) -> dict[str, float]:
-    lengths = rollouts.lengths_R
-    figures = {
-        "mean_length": float(lengths.mean()),
-        "min_length": float(lengths.min()),
-        "max_length": float(lengths.max()),
-        "clipped_ratio": float(1 - rollouts.ended_R.mean()),
-    }
-    return {f"completions/{name}": value for name, value in figures.items()}
-
-
-def explain_empty(rollouts: Rollouts, setting: Setting, args: BSTaRConfig) -> str:
+def explain_empty(rollouts: Rollouts, setting: Setting, verifiers: Verifiers, args: BSTaRConfig) -> str:
     """Why nothing was selected, in a sentence that says what to change."""
     if not rollouts.ended_R.any():
         return (
@@ -138,17 +164,21 @@ def explain_empty(rollouts: Rollouts, setting: Setting, args: BSTaRConfig) -> st
         return "the verifier could judge no response (it returned None for all): look at its dataset column"
     if not rollouts.correct_R.any():
         return (
-            f"no response of {len(rollouts)} was correct at temperature {setting.temperature:g}: try an easier "
-            "dataset, more responses per query (num_generations), a stronger starting model, or another `correct_at` "
-            "where the verifier's values are not 0 and 1"
+            f"no response of {len(rollouts)} was correct at temperature {setting.temperature:g} "
+            f"({verifiers.explained(rollouts.values_RF)}): lower `correct_at` if some of these values are those of "
+            "correct responses (BSTaRConfig(correct_at=...)); otherwise try an easier dataset, more responses per "
+            "query (num_generations), or a stronger starting model"
         )
     if not rollouts.correct_R[rollouts.ended_R].any():
         return (
             f"every correct response was cut off at max_completion_length={args.max_completion_length}: raise it, or "
             "use a model that ends its responses"
         )
-    highest = float(rollouts.rewards_R[rollouts.ended_R & rollouts.judged_R].max())
-    return f"no reward exceeds the threshold {setting.threshold:g} (the highest is {highest:g}): lower the thresholds"
+    highest = float(rollouts.rewards_R[rollouts.ended_R & rollouts.correct_R].max())
+    return (
+        f"the reward of no correct response exceeds the threshold {setting.threshold:g} (the highest is {highest:g}): "
+        "lower the thresholds"
+    )
 
 
 CompletionsTable = dict[str, list[Any]]

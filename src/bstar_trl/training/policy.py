@@ -27,12 +27,13 @@ from ..engines import (
     Sample,
     as_sample,
     checked_tokenizer,
+    context_length,
     eos_token_ids,
     job_seed,
-    prompt_ids,
 )
-from ..errors import DatasetError, UnsupportedOptionError
+from ..errors import UnsupportedOptionError
 from ..records import Completion, FinishReason, Request
+from .prompts import PromptReader
 
 VLLM_CHUNKS_PER_CALL = 8  # how far generation runs ahead of scoring: one call's tail costs little, scoring overlaps
 OURS = ("temperature", "do_sample", "n", "num_return_sequences", "seed", "logprobs")
@@ -64,6 +65,9 @@ class Policy:
                 "sampling from a model that is sharded over processes (FSDP, DeepSpeed stage 3) is supported with "
                 "use_vllm=True alone"
             )
+        self._prompts = PromptReader(
+            self.tokenizer, self.model, self.template_kwargs, max_length=self._engine_length()
+        )
         self._engine: Engine
         if not args.use_vllm:
             self._engine = GenerateEngine(trainer, self.tokenizer, chunk_size)
@@ -71,6 +75,10 @@ class Policy:
             self._engine = ServerEngine(trainer, self.tokenizer)
         else:
             self._engine = ColocatedEngine(trainer, self.tokenizer, chunk_size)
+
+    def _engine_length(self) -> int | None:
+        """Tokens of prompt and response together that a vLLM engine was set to."""
+        return getattr(self._args, "vllm_max_model_length", None) if self._args.use_vllm else None
 
     @property
     def model(self) -> torch.nn.Module:
@@ -129,14 +137,10 @@ class Policy:
                 several processes share an engine.
 
         Raises:
-            DatasetError: a prompt is empty.
+            DatasetError: a prompt is empty, or the model cannot take it.
         """
         rows = {query_id: request.rows[query_id] for request in requests for query_id in request.query_ids}
-        for query_id, row in rows.items():
-            if not row["prompt"]:
-                raise DatasetError(f"the prompt of query {query_id} is empty: got {row['prompt']!r}")
-        prompts = prompt_ids(self.tokenizer, [row["prompt"] for row in rows.values()], **self.template_kwargs)
-        tokens = dict(zip(rows, prompts, strict=True))
+        tokens = self._prompts.read(rows)
         owners = [
             (request, query_id, copy)
             for request in requests
@@ -157,11 +161,11 @@ class Policy:
     def log_probs(
         self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probabilities (at T = 1) of the completion tokens, from TRL's fused head, which never holds all logits.
+        """Log-probabilities (at T = 1) of the last tokens, from TRL's fused head, which never holds all logits.
 
         Args:
             model (`torch.nn.Module`): as the training loop has wrapped it.
-            batch: `input_ids` and `attention_mask` (B, P + C), `completion_mask` (B, C).
+            batch: `input_ids` and `attention_mask` (B, T), `completion_mask` (B, C) of the last C tokens.
 
         Returns:
             The log-probabilities (B, C), and a mixture-of-experts model's load-balancing loss if it has one.
@@ -204,7 +208,8 @@ class GenerateEngine:
         self.chunk_size = chunk_size
         kwargs = {name: value for name, value in trainer.generation_kwargs.items() if value is not None}
         policy = trainer.accelerator.unwrap_model(trainer.model)
-        self.chunked = ChunkedGenerate(tokenizer, kwargs, eos_token_ids(tokenizer, policy))
+        ends = eos_token_ids(tokenizer, policy)
+        self.chunked = ChunkedGenerate(tokenizer, kwargs, ends, context_length(policy))
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sample]]]:
         # A process without jobs takes part all the same: unwrapping a distributed model is a collective.

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +17,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, speed_metrics
 from trl import GRPOTrainer
 
 from ..config import BSTaRConfig
-from ..errors import BStarError, ConfigurationError, EmptySelectionError, UnsupportedOptionError
-from ..records import Completion, Exploration, Request, Rollouts, Rows, Selection, Setting
+from ..errors import ConfigurationError, EmptySelectionError, UnsupportedOptionError
+from ..records import Completion, Exploration, Request, Rollouts, Rows, Selection, Setting, returned
+from ..rollouts.judging import Verifiers
 from ..rollouts.queries import make_queries
 from ..rollouts.round import Sampler
 from ..rollouts.scoring import Scorer
 from ..selection import select
 from .batches import BatchShape, Ticks, TrainingBatches
-from .checks import check_dataset, is_balance_callback, prepare
+from .checks import check_dataset, check_trainable, is_balance_callback, prepare
 from .citation import PAPER
 from .evaluation import evaluation_datasets, evaluation_metrics
 from .inheritance import Inheritance
@@ -42,8 +43,6 @@ from .run_state import RunState, last_whole_checkpoint
 logger = logging.getLogger(__name__)
 
 MOST_EMPTY_ROUNDS = 3
-
-T = TypeVar("T")
 
 
 class BSTaRTrainer(GRPOTrainer):
@@ -130,16 +129,17 @@ class BSTaRTrainer(GRPOTrainer):
         # The parent prints and saves its own table of completions and advantages; ours says what was selected.
         self.log_completions = False
         self._table: CompletionsTable | None = None
-        self._build_parts(prepared.verifier)
+        self._build_parts(prepared.verifiers)
 
-    def _build_parts(self, verifier: int) -> None:
+    def _build_parts(self, verifiers: Verifiers) -> None:
         args = self.args
         self.policy = Policy(self, args.chunk_size)
+        check_trainable(self.policy.model)
         self.scorer = Scorer(
             self.reward_funcs,
             self.reward_func_names,
             weights=self.reward_weights.tolist(),
-            verifier=verifier,
+            verifiers=verifiers,
             tokenizers=self.reward_processing_classes,
             chat_template_kwargs=self.policy.template_kwargs,
             batch_size=args.per_device_eval_batch_size,
@@ -172,14 +172,14 @@ class BSTaRTrainer(GRPOTrainer):
             sampler = self._sampler(self.queries)
             with self.policy.session():
                 exploration = Exploration.of(self.balance.explore(sampler, queries))
-            setting = _of_kind(Setting, self.balance.settle(exploration), "settle")
-            selection = _of_kind(Selection, self.select_responses(exploration.rollouts, setting), "select_responses")
+            setting = returned(Setting, self.balance.settle(exploration), "settle")
+            selection = returned(Selection, self.select_responses(exploration.rollouts, setting), "select_responses")
             num_sampled += sampler.num_sampled
             self.state.num_input_tokens_seen += sampler.num_tokens
             if len(selection):
                 self._track(setting, exploration, selection, sampler, num_sampled)
                 return selection
-            reason = explain_empty(exploration.rollouts, setting, self.args)
+            reason = explain_empty(exploration.rollouts, setting, self.scorer.verifiers, self.args)
             logger.warning("Iteration %d selected nothing: %s. Exploring the next queries.", self.iteration, reason)
         raise EmptySelectionError(f"{MOST_EMPTY_ROUNDS} rounds in a row selected no response. The last one: {reason}")
 
@@ -207,15 +207,21 @@ class BSTaRTrainer(GRPOTrainer):
         """Choose what the iteration trains on: a hook for subclasses.
 
         Keeps selectable responses whose reward exceeds the threshold, at most as many per query as it takes to reach
-        `samples_per_iteration`, the best rewards first.
+        `samples_per_iteration`, the best rewards first; none where none of them is correct.
 
         Args:
             rollouts (`Rollouts`): all responses of the iteration's exploration, the same on every process.
             setting (`Setting`): the iteration's temperature and threshold.
         """
         grids = rollouts.grids
-        budget, rng = self.plan.num_samples, self.run_state.rng
-        chosen_M2 = select(grids.rewards_NK, grids.selectable_NK, setting.threshold, budget=budget, rng=rng)
+        chosen_M2 = select(
+            grids.rewards_NK,
+            grids.selectable_NK,
+            setting.threshold,
+            budget=self.plan.num_samples,
+            rng=self.run_state.rng,
+            correct_NK=grids.correct_NK,
+        )
         return Selection(rollouts.take(grids.index_NK[tuple(chosen_M2.T)]), self.plan.num_samples)
 
     def _sampler(self, rows: Rows) -> Sampler:
@@ -248,10 +254,9 @@ class BSTaRTrainer(GRPOTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Ticks, one per micro-batch; one epoch explores the dataset once."""
-        if isinstance(self.train_dataset, Dataset):
-            num_steps = -(-len(self.train_dataset) // self.plan.num_queries) * self.plan.num_steps
-        else:
-            num_steps = self.args.max_steps
+        dataset: Any = self.train_dataset
+        is_stream = isinstance(dataset, IterableDataset)
+        num_steps = self.args.max_steps if is_stream else self.plan.epoch_steps(len(dataset))
         shape = self.run_state.shape
         return Ticks(num_steps * shape.accumulation, shape.size * shape.processes, self.args.dataloader_num_workers)
 
@@ -290,6 +295,7 @@ class BSTaRTrainer(GRPOTrainer):
         loss = -(log_probs * inputs["completion_mask"]).sum() * scale
         if aux_loss is not None:
             loss = loss + self.router_aux_loss_coef * aux_loss / self.args.gradient_accumulation_steps
+            self._metrics["train"]["aux_loss"].append(self.accelerator.gather(aux_loss.detach()).mean().item())
         return loss
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -312,7 +318,8 @@ class BSTaRTrainer(GRPOTrainer):
     ) -> dict[str, float]:
         """
         Greedy and sampled metrics: `eval_greedy_pass@1`, `eval_pass@1` (mean over K samples at `args.temperature`, K
-        being `num_generations_eval` or `num_generations`), `eval_pass@<K>`, `eval_pass@<K>-4` and `eval_reward`.
+        being `num_generations_eval` or `num_generations`), `eval_pass@<K>`, `eval_pass@<K>-4`, and TRL's of rewards
+        and lengths: `eval_reward`, `eval_rewards/<name>/mean`, `eval_completions/mean_length`, ...
 
         With a dict of datasets the keys are `eval_<name>_...`. The training's random state is left alone.
 
@@ -324,7 +331,7 @@ class BSTaRTrainer(GRPOTrainer):
         """
         figures: dict[str, float] = {}
         for suffix, dataset in evaluation_datasets(eval_dataset, self.eval_dataset).items():
-            check_dataset("evaluation dataset", dataset, self.reward_funcs, self.args)
+            check_dataset("evaluation dataset", dataset, self.reward_funcs, self.args, self.scorer.verifiers)
             figures |= self._evaluate_on(dataset, metric_key_prefix + suffix)
         return figures
 
@@ -392,9 +399,3 @@ class BSTaRTrainer(GRPOTrainer):
     def _columns_in_use(self, dataset: Any) -> Any:
         unused = self.args.remove_unused_columns
         return self._remove_unused_columns(dataset, description="training") if unused else dataset
-
-
-def _of_kind(kind: type[T], found: Any, hook: str) -> T:
-    if not isinstance(found, kind):
-        raise BStarError(f"{hook} must return a {kind.__name__}, got {type(found).__name__}")
-    return found

@@ -1,0 +1,77 @@
+"""The prompts of queries as tokens, checked against what the model can take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..engines import as_list, context_length, prompt_ids
+from ..errors import ConfigurationError, DatasetError
+
+
+class PromptReader:
+    """Tokenises prompts for one model.
+
+    Args:
+        tokenizer: the model's.
+        model (`PreTrainedModel`): its embedding and its context set the limits.
+        template_kwargs (`Mapping`): arguments of the chat template.
+        max_length (`int`, *optional*): tokens of prompt and response together; `None`: the model's own limit.
+
+    Raises:
+        ConfigurationError: the embedding has no row for the token that pads or ends a response.
+    """
+
+    def __init__(
+        self, tokenizer: Any, model: Any, template_kwargs: Mapping[str, Any], *, max_length: int | None = None
+    ):
+        self.tokenizer = tokenizer
+        self.template_kwargs = template_kwargs
+        self.max_length = max_length or context_length(model)
+        self.num_embeddings: int | None = getattr(model.get_input_embeddings(), "num_embeddings", None)
+        for name in ("pad_token", "eos_token"):
+            for token in as_list(getattr(tokenizer, f"{name}_id")):
+                if not self._has_row(token):
+                    raise ConfigurationError(
+                        f"the tokenizer's {name} {getattr(tokenizer, name)!r} has the id {token}, but the model has "
+                        f"{self._remedy()}"
+                    )
+
+    def read(self, rows: Mapping[int, Mapping[str, Any]]) -> dict[int, list[int]]:
+        """The tokens of each query's prompt.
+
+        Args:
+            rows (`Mapping[int, Mapping[str, Any]]`): the dataset row of each query.
+
+        Raises:
+            DatasetError: a prompt is empty, is longer than the model's context, or holds a token without a row in the
+                embedding; names the query.
+        """
+        for query_id, row in rows.items():
+            if not row["prompt"]:
+                raise DatasetError(f"the prompt of query {query_id} is empty: got {row['prompt']!r}")
+        prompts = prompt_ids(self.tokenizer, [row["prompt"] for row in rows.values()], **self.template_kwargs)
+        for query_id, tokens in zip(rows, prompts, strict=True):
+            if self.max_length is not None and len(tokens) >= self.max_length:
+                raise DatasetError(
+                    f"the prompt of query {query_id} (a row of the dataset) has {len(tokens)} tokens, but the model "
+                    f"takes {self.max_length} for prompt and response together: shorten or drop such rows, for "
+                    "example with dataset.filter"
+                )
+            unknown = next((token for token in tokens if not self._has_row(token)), None)
+            if unknown is not None:
+                token = self.tokenizer.convert_ids_to_tokens(unknown)
+                raise DatasetError(
+                    f"the prompt of query {query_id} holds the token {token!r} with the id {unknown}, but the model "
+                    f"has {self._remedy()}"
+                )
+        return dict(zip(rows, prompts, strict=True))
+
+    def _has_row(self, token: int) -> bool:
+        return self.num_embeddings is None or token < self.num_embeddings
+
+    def _remedy(self) -> str:
+        return (
+            f"embeddings for {self.num_embeddings} tokens: call model.resize_token_embeddings({len(self.tokenizer)}), "
+            "or use the model's own tokenizer"
+        )

@@ -1,0 +1,198 @@
+"""What scripts get wrong, and what they are told: golds of other kinds, frozen adapters, prompts that do not fit."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from conftest import CONFIG_FIELDS, has_digit, make_dataset, make_gpt2, make_model, make_tokenizer, make_trainer
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from trl import GRPOConfig
+
+from bstar_trl import BSTaRTrainer
+from bstar_trl.errors import ConfigurationError, DatasetError
+from bstar_trl.rewards import AnswerMatch
+
+# ---------------------------------------------------------------------- gold answers of another kind
+
+
+@pytest.mark.parametrize(
+    ("gold", "message"),
+    [
+        (
+            {"ground_truth": "4", "style": "rule"},
+            r"a dict with the keys 'ground_truth', 'style'.*\['gold'\]\[<the key",
+        ),
+        (["4", "four"], r"a list.*\['gold'\]\[<the place"),
+        (True, "a bool"),
+    ],
+)
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_a_gold_that_nobody_can_judge_is_refused(tmp_path, gold, message, as_stream):
+    rows = Dataset.from_dict({"prompt": ["1+1=", "2+2="], "gold": [None, gold]})
+    rows = rows.to_iterable_dataset() if as_stream else rows
+    with pytest.raises(DatasetError, match=rf"'AnswerMatch': column 'gold' must hold gold answers.*{message}"):
+        make_trainer(tmp_path, "no/such-model", reward_funcs=AnswerMatch("gold"), train_dataset=rows, max_steps=1)
+
+
+def test_a_tensor_as_gold_is_refused(tmp_path):
+    rows = Dataset.from_dict({"prompt": ["1+1="] * 3, "gold": [1, 2, 3]}).with_format("torch")
+    with pytest.raises(DatasetError, match=r"column 'gold' must hold gold answers.*a torch\.Tensor"):
+        make_trainer(tmp_path, "no/such-model", reward_funcs=AnswerMatch("gold"), train_dataset=rows)
+
+
+@pytest.mark.parametrize("golds", [["4", None, "5"], [4, None, 5], [4.5, float("nan"), 1.0]])
+def test_single_golds_may_be_missing(tmp_path, model_path, golds):
+    rows = Dataset.from_dict({"prompt": ["1+1=", "2+2=", "3+3="], "gold": golds})
+    make_trainer(tmp_path, model_path, reward_funcs=AnswerMatch("gold"), train_dataset=rows)
+
+
+def test_the_rows_that_are_evaluated_on_are_looked_at_too(tmp_path):
+    rows = make_dataset(3).map(lambda row: {"answer": [row["answer"]]})
+    with pytest.raises(DatasetError, match=r"column 'answer' must hold.*a list"):
+        make_trainer(tmp_path, "no/such-model", reward_funcs=AnswerMatch(), eval_dataset=rows)
+
+
+# ---------------------------------------------------------------------- models that cannot learn, or cannot read
+
+
+@pytest.fixture(scope="session")
+def adapter_path(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("adapter"))
+    get_peft_model(make_model(), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("is_trainable", [False, True])
+def test_a_frozen_adapter_is_refused(tmp_path, adapter_path, is_trainable):
+    model = PeftModel.from_pretrained(make_model(), adapter_path, is_trainable=is_trainable)
+    if is_trainable:
+        make_trainer(tmp_path, model, processing_class=make_tokenizer(), max_steps=1).train()
+        return
+    with pytest.raises(ConfigurationError, match=r"no parameter that requires a gradient.*is_trainable=True"):
+        make_trainer(tmp_path, model, processing_class=make_tokenizer())
+
+
+def test_a_frozen_model_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"no parameter that requires a gradient.*peft_config"):
+        make_trainer(tmp_path, make_model().requires_grad_(False), processing_class=make_tokenizer())
+
+
+@pytest.mark.parametrize("make", [lambda: make_gpt2(12), lambda: make_model(max_position_embeddings=12)])
+def test_a_prompt_that_does_not_fit_is_named(tmp_path, make):
+    rows = Dataset.from_dict({"prompt": ["1+1=", "1+1+1+1+1+1=", "2+2="]})
+    trainer = make_trainer(tmp_path, make(), processing_class=make_tokenizer(), train_dataset=rows)
+    with pytest.raises(DatasetError, match=r"prompt of query 1 .* has 12 tokens, but the model takes 12 for prompt"):
+        trainer.train()
+
+
+def test_a_response_ends_where_the_context_ends(tmp_path):
+    """Prompts of 4 to 11 tokens, at most 8 tokens of response, a context of 12."""
+    rows = Dataset.from_dict({"prompt": ["1+1=", "1+1+1=", "1+1+1+1=", "1+1+1+1+1=", "1+1+1+1+11"]})
+
+    class Recorder(BSTaRTrainer):
+        def select_responses(self, rollouts, setting):
+            self.completions = rollouts.reader.read(rollouts.rows_R)
+            return super().select_responses(rollouts, setting)
+
+    trainer = make_trainer(
+        tmp_path, make_gpt2(12), trainer=Recorder, processing_class=make_tokenizer(), train_dataset=rows, max_steps=1,
+        reward_funcs=lambda completions, **kwargs: [1.0] * len(completions), num_generations=12,
+    )  # fmt: skip
+    trainer.train()
+    cut = [item for item in trainer.completions if item.finish_reason == "length"]
+    assert {len(item.prompt_ids) + len(item.token_ids) for item in cut} == {12}
+    assert max(len(item.token_ids) for item in cut) == 8
+    for item in trainer.completions:
+        assert len(item.token_ids) <= min(8, 12 - len(item.prompt_ids))
+
+
+def test_a_token_without_an_embedding_is_named(tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["hh"])
+    rows = Dataset.from_dict({"prompt": ["1+1=", "hh", "2+2="]})
+    trainer = make_trainer(tmp_path, make_model(), processing_class=tokenizer, train_dataset=rows)
+    message = r"prompt of query 1 holds the token 'hh' with the id 26.*26 tokens.*resize_token_embeddings\(27\)"
+    with pytest.raises(DatasetError, match=message):
+        trainer.train()
+
+
+@pytest.mark.parametrize("token", ["pad_token", "eos_token"])
+def test_a_padding_token_without_an_embedding_is_named(tmp_path, token):
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({token: "<new>"})
+    with pytest.raises(ConfigurationError, match=rf"{token} '<new>' has the id 26.*resize_token_embeddings\(27\)"):
+        make_trainer(tmp_path, make_model(), processing_class=tokenizer)
+    model = make_model()
+    model.resize_token_embeddings(len(tokenizer))
+    make_trainer(tmp_path, model, processing_class=tokenizer)
+
+
+# ---------------------------------------------------------------------- GRPO's habits
+
+
+@pytest.mark.parametrize(("rate", "warns"), [(None, True), (1e-6, True), (2e-6, False)])
+def test_gros_learning_rate_is_warned_of(tmp_path, model_path, rate, warns):
+    given = {} if rate is None else {"learning_rate": rate}
+    args = GRPOConfig(output_dir=str(tmp_path), bf16=False, report_to="none", **given)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = BSTaRTrainer(model=model_path, reward_funcs=has_digit, args=args, train_dataset=make_dataset())
+    about = [item for item in caught if "learning_rate" in str(item.message)]
+    assert bool(about) == warns
+    if warns:
+        assert "1e-06" in str(about[0].message)
+        assert "2e-05" in str(about[0].message)
+        assert about[0].filename == __file__
+    assert trainer.args.learning_rate == (1e-6 if rate is None else rate)
+
+
+def test_the_best_model_can_go_by_a_reward(tmp_path, model_path):
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        eval_dataset=make_dataset(4),
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        max_steps=4,
+        load_best_model_at_end=True,
+        metric_for_best_model="rewards/has_digit/mean",
+    )
+    trainer.train()
+    evaluations = [entry for entry in trainer.state.log_history if "eval_reward" in entry]
+    best = max(entry["eval_rewards/has_digit/mean"] for entry in evaluations)
+    assert trainer.state.best_metric == best
+    last = evaluations[-1]
+    assert last["eval_rewards/has_digit/mean"] == pytest.approx(last["eval_reward"])
+    assert last["eval_rewards/has_digit/std"] == pytest.approx(last["eval_reward_std"])
+    assert 0 <= last["eval_frac_reward_zero_std"] <= 1
+    assert last["eval_completions/min_length"] <= last["eval_completions/mean_length"] <= 8
+    assert last["eval_completions/max_terminated_length"] <= last["eval_completions/max_length"]
+
+
+def test_a_reward_model_alone_has_no_pass_at_1_to_go_by(tmp_path, reward_model_path):
+    settings = {"save_strategy": "best", "eval_strategy": "steps", "eval_dataset": make_dataset(3)}
+    assert "save_strategy" in CONFIG_FIELDS
+    with pytest.raises(ConfigurationError, match=r"no pass@1: set metric_for_best_model.*eval_reward"):
+        make_trainer(tmp_path, "no/such-model", reward_funcs=reward_model_path, **settings)
+
+
+def test_figures_of_lengths_and_rewards_by_hand(tmp_path, model_path):
+    class Recorder(BSTaRTrainer):
+        def select_responses(self, rollouts, setting):
+            self.rollouts = rollouts
+            return super().select_responses(rollouts, setting)
+
+    trainer = make_trainer(tmp_path, model_path, trainer=Recorder, max_steps=1)
+    trainer.train()
+    rollouts, logged = trainer.rollouts, trainer.state.log_history[-1]
+    ended = rollouts.lengths_R[rollouts.ended_R]
+    assert logged["completions/mean_terminated_length"] == pytest.approx(ended.mean())
+    assert logged["completions/min_terminated_length"] == ended.min()
+    assert logged["completions/max_terminated_length"] == ended.max()
+    rewards = [rollouts.rewards_R[rollouts.query_ids_R == query] for query in np.unique(rollouts.query_ids_R)]
+    assert logged["frac_reward_zero_std"] == pytest.approx(np.mean([len(set(row)) == 1 for row in rewards]))

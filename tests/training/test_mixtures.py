@@ -1,0 +1,170 @@
+"""Several verifiers in one run, each of which judges rows of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import has_digit, make_dataset, make_trainer, text_of
+
+from bstar_trl import BSTaRTrainer
+from bstar_trl.errors import DatasetError, EmptySelectionError, RewardError
+from bstar_trl.rewards import AnswerMatch, RewardFn, Score
+
+
+class Recorder(BSTaRTrainer):
+    def select_responses(self, rollouts, setting):
+        self.rollouts, self.selection = rollouts, super().select_responses(rollouts, setting)
+        return self.selection
+
+
+class Letters(RewardFn):
+    """Judges the rows whose prompt begins with an even digit; refuses to be asked about others where they say so."""
+
+    is_verifier = True
+    correct_at = 0.5
+
+    def __init__(self, *, strict: bool):
+        super().__init__("letters")
+        self.strict = strict
+
+    def score(self, prompts, completions, **columns):
+        mine = [int(prompt[0]) % 2 == 0 for prompt in prompts]
+        assert all(mine) or not self.strict
+        return [
+            Score(float(any(map(str.isalpha, text))) / 2, "looked for letters") if it_is else Score(None)
+            for text, it_is in zip(completions, mine, strict=True)
+        ]
+
+
+def odd(prompts, completions, **kwargs):
+    """Judges the other rows."""
+    judged = has_digit(completions)
+    return [value if int(prompt[0]) % 2 else None for prompt, value in zip(prompts, judged, strict=True)]
+
+
+def everything(completions, **kwargs):
+    return has_digit(completions)
+
+
+def length(completions, **kwargs):
+    return [len(text_of(item)) / 100 for item in completions]
+
+
+def make_mixture():
+    rows = make_dataset()
+    return rows.add_column("verifier", ["odd" if int(prompt[0]) % 2 else "letters" for prompt in rows["prompt"]])
+
+
+@pytest.mark.parametrize("by_column", [True, False])
+def test_each_row_is_judged_by_its_own_verifier(tmp_path, model_path, by_column):
+    rewards = [length, Letters(strict=by_column), odd]
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        trainer=Recorder,
+        reward_funcs=rewards,
+        verifier=["odd", "letters"],
+        train_dataset=make_mixture() if by_column else make_dataset(),
+        eval_dataset=make_mixture().select(range(4)),
+        num_train_epochs=1,
+    )
+    trainer.train()
+    rollouts = trainer.rollouts
+    texts = [item.text for item in rollouts.reader.read(rollouts.rows_R)]
+    evens = [int(trainer.queries[query]["prompt"][0]) % 2 == 0 for query in rollouts.query_ids_R.tolist()]
+    expected = [
+        any(map(str.isalpha, text)) if even else any(map(str.isdigit, text[:4]))
+        for text, even in zip(texts, evens, strict=True)
+    ]
+    assert rollouts.correct_R.tolist() == expected
+    assert rollouts.judged_R.all()
+    assert np.isnan(rollouts.values_RF[evens, 2]).all()
+    assert np.isnan(rollouts.values_RF[~np.array(evens), 1]).all()
+    assert {reason for reason, even in zip(rollouts.reasons_R, evens, strict=True) if even} == {"looked for letters"}
+    logged = trainer.state.log_history[-2]
+    for name, mine in (("letters", np.array(evens)), ("odd", ~np.array(evens))):
+        assert logged[f"explore/pass@1/{name}"] == pytest.approx(np.array(expected)[mine].mean())
+        per_query = [
+            np.array(expected)[rollouts.query_ids_R == query].any() for query in set(rollouts.query_ids_R[mine])
+        ]
+        assert logged[f"explore/pass@3/{name}"] == pytest.approx(np.mean(per_query))
+        chosen = np.isin(rollouts.rows_R, trainer.selection.rollouts.rows_R)
+        assert logged[f"select/samples/{name}"] == (chosen & mine).sum()
+    figures = trainer.evaluate()
+    for name in ("letters", "odd"):
+        assert {f"eval_pass@1/{name}", f"eval_greedy_pass@1/{name}", f"eval_pass@3/{name}"} <= figures.keys()
+    assert figures["eval_pass@1"] == pytest.approx(  # rows 0 and 2 are even
+        (figures["eval_pass@1/letters"] + figures["eval_pass@1/odd"]) / 2
+    )
+
+
+def test_two_verifiers_of_one_row_are_an_error(tmp_path, model_path):
+    trainer = make_trainer(tmp_path, model_path, reward_funcs=[everything, odd], verifier=["everything", "odd"])
+    with pytest.raises(RewardError, match=r"'everything' and 'odd' both judge query.*column 'verifier'"):
+        trainer.train()
+
+
+def test_the_column_decides_between_verifiers_that_judge_everything(tmp_path, model_path):
+    rows = make_dataset()
+    rows = rows.add_column("verifier", ["everything", "always"] * 8 + [None])
+
+    def always(prompts, completions, **kwargs):
+        return [None if prompt == rows[16]["prompt"] else 1.0 for prompt in prompts]
+
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        trainer=Recorder,
+        reward_funcs=[everything, always],
+        verifier=["everything", "always"],
+        train_dataset=rows,
+        max_steps=1,
+    )
+    trainer.train()
+    rollouts = trainer.rollouts
+    always_judged = (rollouts.query_ids_R % 2 == 1) & (rollouts.query_ids_R < 16)
+    assert rollouts.correct_R[always_judged].all()
+    assert not rollouts.correct_R[~always_judged].all()
+
+
+def test_an_unknown_name_is_found_before_any_weight_is_loaded(tmp_path):
+    rows = make_dataset().add_column("verifier", ["odd"] * 16 + ["even"])
+    with pytest.raises(DatasetError, match=r"one of the verifiers \(odd, everything\) or None, got 'even'"):
+        make_trainer(
+            tmp_path,
+            "no/such-model",
+            reward_funcs=[odd, everything],
+            verifier=["odd", "everything"],
+            train_dataset=rows,
+        )
+
+
+def test_rows_of_no_verifier_are_unjudged(tmp_path, model_path):
+    """AnswerMatch has no gold answer anywhere, and the other judges half of the rows."""
+    rows = make_dataset().remove_columns("answer").add_column("answer", [None] * 17)
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        trainer=Recorder,
+        reward_funcs=[odd, AnswerMatch()],
+        verifier=["odd", "AnswerMatch"],
+        train_dataset=rows,
+        max_steps=1,
+    )
+    trainer.train()
+    evens = np.array([int(trainer.queries[query]["prompt"][0]) % 2 == 0 for query in trainer.rollouts.query_ids_R])
+    assert (trainer.rollouts.judged_R == ~evens).all()
+
+
+def test_nothing_is_trained_where_no_response_is_correct(tmp_path, model_path):
+    """Another reward is positive, so wrong responses exceed the threshold; they are not trained on."""
+
+    def half(completions, **kwargs):
+        return [value / 2 for value in has_digit(completions)]
+
+    trainer = make_trainer(tmp_path, model_path, reward_funcs=[half, length], verifier="half", weight_decay=0.1)
+    before = {name: item.detach().clone() for name, item in trainer.model.named_parameters()}
+    message = "no response of 51 was correct.*values of 'half' lie between 0 and 0.5, and correct is at least 1"
+    with pytest.raises(EmptySelectionError, match=message):
+        trainer.train()
+    assert all((before[name] == item).all() for name, item in trainer.model.named_parameters())
