@@ -251,6 +251,7 @@ def test_every_field_of_ours_has_a_help_text():
         "samples_per_iteration",
         "balance_target",
         "verifier",
+        "correct_at",
         "inheritance",
         "generation_chunk_size",
     }

@@ -847,7 +847,10 @@ def test_router_loss_of_a_mixture_of_experts(tmp_path, model_path):
             logging_steps=1,
         )
         trainer.train()
-        losses.append(trainer.state.log_history[0]["loss"])
+        first, last = trainer.state.log_history[0], trainer.state.log_history[-1]
+        losses.append(first["loss"])
+        assert ("aux_loss" in first) == ("aux_loss" in last) == (coefficient > 0)
+    assert first["aux_loss"] == last["aux_loss"] == pytest.approx(losses[1] - losses[0], rel=1e-4)
     # The load-balancing loss of two experts out of four is 2 where all are used alike, and not far from it here.
     assert 1.5 < losses[1] - losses[0] < 4
     with pytest.raises(ValueError, match="not a Mixture-of-Experts model"):

@@ -76,6 +76,7 @@ class BalanceCallback(TrainerCallback):
             raise ConfigurationError(f"threshold_on must be 'all' or 'probe', got {threshold_on!r}")
         self._given_num_queries = num_queries
         self.threshold_on = threshold_on
+        self._iteration_steps = 0  # `setup` says how many
         self.history: list[dict[str, float]] = []
 
     @property
@@ -182,6 +183,11 @@ class BalanceCallback(TrainerCallback):
         }
         self.history.append(entry)
         return entry
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refuse another trainer, which would never ask for a temperature."""
+        if not self._iteration_steps:
+            raise ConfigurationError("BalanceCallback works with BSTaRTrainer alone: replace GRPOTrainer by it")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log the last step of every iteration, so that no iteration is missing in the logs."""

@@ -211,7 +211,7 @@ class BSTaRConfig(GRPOConfig):
             warnings.warn(
                 f"samples_per_iteration is {num_samples}, but one iteration trains on {num_steps} steps x "
                 f"{batch_size} = {num_steps * batch_size} samples: the others are never seen",
-                stacklevel=2,
+                stacklevel=4,  # the script that builds the trainer: above are `prepare` and the constructor
             )
         return IterationPlan(num_queries, num_samples, num_steps, batch_size, target)
 

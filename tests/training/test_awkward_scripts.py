@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import CONFIG_FIELDS, has_digit, make_dataset, make_gpt2, make_model, make_tokenizer, make_trainer
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
-from bstar_trl import BSTaRTrainer
+from bstar_trl import BalanceCallback, BSTaRConfig, BSTaRTrainer
 from bstar_trl.errors import ConfigurationError, DatasetError
 from bstar_trl.rewards import AnswerMatch
 
@@ -147,6 +148,42 @@ def test_gros_learning_rate_is_warned_of(tmp_path, model_path, rate, warns):
         assert "2e-05" in str(about[0].message)
         assert about[0].filename == __file__
     assert trainer.args.learning_rate == (1e-6 if rate is None else rate)
+
+
+def test_a_balance_callback_needs_our_trainer(tmp_path, model_path):
+    args = GRPOConfig(output_dir=str(tmp_path), bf16=False, report_to="none", max_completion_length=2)
+    trainer = GRPOTrainer(
+        model_path, has_digit, args=args, train_dataset=make_dataset(), callbacks=[BalanceCallback()]
+    )
+    with pytest.raises(ConfigurationError, match="BalanceCallback works with BSTaRTrainer alone"):
+        trainer.train()
+
+
+def test_a_warning_about_the_plan_points_to_the_script(tmp_path, model_path):
+    with pytest.warns(UserWarning, match="never seen") as caught:
+        BSTaRTrainer(
+            model_path,
+            has_digit,
+            args=BSTaRConfig(
+                str(tmp_path), bf16=False, iteration_steps=1, queries_per_iteration=10, samples_per_iteration=50
+            ),
+            train_dataset=make_dataset(),
+        )
+    assert [item.filename for item in caught if "never seen" in str(item.message)] == [__file__]
+
+
+def test_a_reward_may_have_the_name_of_a_column_of_the_table(tmp_path, model_path):
+    def correct(completions, **kwargs):
+        return has_digit(completions)
+
+    trainer = make_trainer(
+        tmp_path, model_path, reward_funcs=correct, max_steps=1, log_completions=True, reward_weights=[3.0]
+    )
+    trainer.train()
+    (file,) = (tmp_path / "completions").iterdir()
+    table = pd.read_parquet(file)
+    assert table["correct"].dtype == bool
+    assert (table["rewards/correct"] * 3 == table["reward"]).all()
 
 
 def test_the_best_model_can_go_by_a_reward(tmp_path, model_path):

@@ -57,7 +57,11 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path, model_path):
     trainer.train()
     (tmp_path / "checkpoint-12" / "trainer_state.json").unlink()
     assert last_whole_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
-    assert last_whole_checkpoint(str(tmp_path / "nowhere")) is None
+    with pytest.raises(BStarError, match=r"no checkpoint to resume in .*nowhere'"):
+        last_whole_checkpoint(str(tmp_path / "nowhere"))
+    (tmp_path / "torn" / "checkpoint-3").mkdir(parents=True)
+    with pytest.raises(BStarError, match=r"checkpoint-3 was not written to its end"):
+        make_trainer(tmp_path / "torn", model_path).train(resume_from_checkpoint=True)
 
 
 def test_a_grpo_checkpoint_is_refused(tmp_path, model_path):

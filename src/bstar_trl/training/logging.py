@@ -189,10 +189,7 @@ def completions_table(shown: Rollouts, selection: Selection, sampler: Sampler) -
 
     A collective: texts are read from the processes that sampled them.
     """
-    return {
-        "prompt": [sampler.rows[query_id]["prompt"] for query_id in shown.query_ids_R.tolist()],
-        "completion": [item.text for item in shown.reader.read(shown.rows_R)],
-        **{name: shown.values_RF[:, index].tolist() for index, name in enumerate(sampler.scorer.names)},
+    ours = {
         "reward": shown.rewards_R.tolist(),
         "correct": shown.correct_R.tolist(),
         "reason": shown.reasons_R.tolist(),
@@ -200,6 +197,15 @@ def completions_table(shown: Rollouts, selection: Selection, sampler: Sampler) -
         "ended": shown.ended_R.tolist(),
         "selected": np.isin(shown.rows_R, selection.rollouts.rows_R).tolist(),
     }
+    texts = {
+        "prompt": [sampler.rows[query_id]["prompt"] for query_id in shown.query_ids_R.tolist()],
+        "completion": [item.text for item in shown.reader.read(shown.rows_R)],
+    }
+    values = {
+        f"rewards/{name}" if name in ours | texts else name: shown.values_RF[:, index].tolist()
+        for index, name in enumerate(sampler.scorer.names)
+    }
+    return texts | values | ours
 
 
 def log_completions(columns: CompletionsTable, args: BSTaRConfig, step: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..callback import BalanceCallback
-from ..errors import BStarError
+from ..errors import BStarError, ConfigurationError
 from ..rollouts.queries import Queries
 from .batches import BatchShape, TrainingBatches
 
@@ -90,14 +90,20 @@ class RunState:
         self.load_state_dict(torch.load(path, weights_only=True))
 
 
-def last_whole_checkpoint(output_dir: str) -> str | None:
-    """The checkpoint with the highest step that was written to its end."""
-    if not os.path.isdir(output_dir):
-        return None
-    steps = [
-        int(match[1])
-        for name in os.listdir(output_dir)
-        if (match := re.fullmatch(PREFIX_CHECKPOINT_DIR + r"-(\d+)", name))
-        and os.path.exists(os.path.join(output_dir, name, WRITTEN_LAST))
+def last_whole_checkpoint(output_dir: str) -> str:
+    """The checkpoint with the highest step that was written to its end.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    names = os.listdir(output_dir) if os.path.isdir(output_dir) else []
+    found = [
+        (int(match[1]), name) for name in names if (match := re.fullmatch(PREFIX_CHECKPOINT_DIR + r"-(\d+)", name))
     ]
-    return os.path.join(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{max(steps)}") if steps else None
+    whole = [item for item in found if os.path.exists(os.path.join(output_dir, item[1], WRITTEN_LAST))]
+    if not whole:
+        torn = f"; {', '.join(name for _, name in sorted(found))} was not written to its end" if found else ""
+        raise ConfigurationError(
+            f"there is no checkpoint to resume in {output_dir!r}{torn}: start with resume_from_checkpoint=False"
+        )
+    return os.path.join(output_dir, max(whole)[1])

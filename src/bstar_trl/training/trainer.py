@@ -41,7 +41,6 @@ from .policy import Policy
 from .run_state import RunState, last_whole_checkpoint
 
 logger = logging.getLogger(__name__)
-
 MOST_EMPTY_ROUNDS = 3
 
 
@@ -147,9 +146,8 @@ class BSTaRTrainer(GRPOTrainer):
         self.inheritance = Inheritance(args.inheritance, str(args.output_dir), self.policy.sharding)
         dataset = self._columns_in_use(self.train_dataset)
         self.queries = make_queries(dataset, shuffle=bool(args.shuffle_dataset), seed=args.seed)
-        shape = BatchShape(
-            args.gradient_accumulation_steps, self.accelerator.num_processes, args.per_device_train_batch_size
-        )
+        accumulation, batch_size = args.gradient_accumulation_steps, args.per_device_train_batch_size
+        shape = BatchShape(accumulation, self.accelerator.num_processes, batch_size)
         self.run_state = RunState(self.queries, self.balance, np.random.default_rng([args.seed, 2]), shape)
 
     @property
@@ -273,12 +271,11 @@ class BSTaRTrainer(GRPOTrainer):
         return {name: item.to(self.accelerator.device) for name, item in batch.items()}
 
     def _begin_iteration(self) -> TrainingBatches:
+        model = self.policy.model
         if self.iteration == 0:
-            self.inheritance.save_initial_weights(self.policy.model, self.accelerator)
+            self.inheritance.save_initial_weights(model, self.accelerator)
         selection = self._run_iteration()
-        if self.iteration > 0 and self.inheritance.begin_improvement(
-            self.policy.model, self.optimizer, self.lr_scheduler
-        ):
+        if self.iteration > 0 and self.inheritance.begin_improvement(model, self.optimizer, self.lr_scheduler):
             self.policy.weights_changed()
         samples = selection.rollouts.reader.read(selection.rollouts.rows_R)
         self.run_state.iteration += 1
@@ -361,6 +358,8 @@ class BSTaRTrainer(GRPOTrainer):
         if "loss" not in logs and "train_loss" not in logs:
             Trainer.log(self, logs, start_time)
             return
+        if aux_losses := self._metrics["train"].pop("aux_loss", None):
+            self.figures["aux_loss"] = float(np.mean(aux_losses))
         logs.update(self.figures)
         super().log(logs, start_time)
         if self._table is not None and self.accelerator.is_main_process:
@@ -372,7 +371,7 @@ class BSTaRTrainer(GRPOTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """The parent's; `resume_from_checkpoint=True` takes the last checkpoint that was written to its end."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(str(self.args.output_dir)) or True
+            resume_from_checkpoint = last_whole_checkpoint(str(self.args.output_dir))
         self.run_state.reset()  # so that a second `train()` does not continue the first
         self.policy.weights_changed()  # the first may have ended with a step that its engine has not seen
         try:
