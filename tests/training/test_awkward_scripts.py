@@ -84,9 +84,15 @@ def test_a_frozen_model_is_refused(tmp_path):
 @pytest.mark.parametrize("make", [lambda: make_gpt2(12), lambda: make_model(max_position_embeddings=12)])
 def test_a_prompt_that_does_not_fit_is_named(tmp_path, make):
     rows = Dataset.from_dict({"prompt": ["1+1=", "1+1+1+1+1+1=", "2+2="]})
-    trainer = make_trainer(tmp_path, make(), processing_class=make_tokenizer(), train_dataset=rows)
-    with pytest.raises(DatasetError, match=r"prompt of query 1 .* has 12 tokens, but the model takes 12 for prompt"):
-        trainer.train()
+    message = r"prompt of query 1 .* has 12 tokens, but the model takes 12 for prompt"
+    with pytest.raises(DatasetError, match=message):
+        make_trainer(tmp_path, make(), processing_class=make_tokenizer(), train_dataset=rows)
+    # The rows of a transform are not known before they are sampled, and neither is what a template adds.
+    chats = Dataset.from_dict({"prompt": [[{"role": "user", "content": text}] for text in ("1+1=", "1+1+1+1+1")]})
+    for late in (rows.with_transform(lambda batch: batch), chats):
+        trainer = make_trainer(tmp_path, make(), processing_class=make_tokenizer(), train_dataset=late)
+        with pytest.raises(DatasetError, match=r"prompt of query 1 .*but the model takes 12 for prompt"):
+            trainer.train()
 
 
 def test_a_response_ends_where_the_context_ends(tmp_path):
@@ -114,8 +120,12 @@ def test_a_token_without_an_embedding_is_named(tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["hh"])
     rows = Dataset.from_dict({"prompt": ["1+1=", "hh", "2+2="]})
-    trainer = make_trainer(tmp_path, make_model(), processing_class=tokenizer, train_dataset=rows)
     message = r"prompt of query 1 holds the token 'hh' with the id 26.*26 tokens.*resize_token_embeddings\(27\)"
+    with pytest.raises(DatasetError, match=message):
+        make_trainer(tmp_path, make_model(), processing_class=tokenizer, train_dataset=rows)
+    trainer = make_trainer(
+        tmp_path, make_model(), processing_class=tokenizer, train_dataset=rows.to_iterable_dataset(), max_steps=1
+    )
     with pytest.raises(DatasetError, match=message):
         trainer.train()
 

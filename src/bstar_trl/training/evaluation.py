@@ -57,4 +57,5 @@ def evaluation_metrics(
         figures[f"greedy_pass@1/{name}"] = float(mine.at(GREEDY).correct_R.mean())
         figures |= {f"{figure}/{name}": value for figure, value in pass_metrics(mine.at(float(temperature))).items()}
     figures |= reward_metrics(sampled, sampler.scorer) | completion_metrics(sampled)
+    figures["num_tokens"] = float(sampler.trainer_state.num_input_tokens_seen)  # of the training so far, as in TRL
     return figures | sampler.logged_metrics()

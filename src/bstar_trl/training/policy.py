@@ -65,9 +65,8 @@ class Policy:
                 "sampling from a model that is sharded over processes (FSDP, DeepSpeed stage 3) is supported with "
                 "use_vllm=True alone"
             )
-        self._prompts = PromptReader(
-            self.tokenizer, self.model, self.template_kwargs, max_length=self._engine_length()
-        )
+        self._prompts = PromptReader(self.tokenizer, self.model, max_length=self._engine_length())
+        self._prompts.check(trainer.train_dataset, **self.template_kwargs)
         self._engine: Engine
         if not args.use_vllm:
             self._engine = GenerateEngine(trainer, self.tokenizer, chunk_size)
@@ -140,7 +139,7 @@ class Policy:
             DatasetError: a prompt is empty, or the model cannot take it.
         """
         rows = {query_id: request.rows[query_id] for request in requests for query_id in request.query_ids}
-        tokens = self._prompts.read(rows)
+        tokens = self._prompts.read(rows, **self.template_kwargs)
         owners = [
             (request, query_id, copy)
             for request in requests

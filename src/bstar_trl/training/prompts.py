@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from datasets import Dataset
+
 from ..engines import as_list, context_length, prompt_ids
 from ..errors import ConfigurationError, DatasetError
 
@@ -15,18 +17,14 @@ class PromptReader:
     Args:
         tokenizer: the model's.
         model (`PreTrainedModel`): its embedding and its context set the limits.
-        template_kwargs (`Mapping`): arguments of the chat template.
         max_length (`int`, *optional*): tokens of prompt and response together; `None`: the model's own limit.
 
     Raises:
         ConfigurationError: the embedding has no row for the token that pads or ends a response.
     """
 
-    def __init__(
-        self, tokenizer: Any, model: Any, template_kwargs: Mapping[str, Any], *, max_length: int | None = None
-    ):
+    def __init__(self, tokenizer: Any, model: Any, *, max_length: int | None = None):
         self.tokenizer = tokenizer
-        self.template_kwargs = template_kwargs
         self.max_length = max_length or context_length(model)
         self.num_embeddings: int | None = getattr(model.get_input_embeddings(), "num_embeddings", None)
         for name in ("pad_token", "eos_token"):
@@ -37,11 +35,25 @@ class PromptReader:
                         f"{self._remedy()}"
                     )
 
-    def read(self, rows: Mapping[int, Mapping[str, Any]]) -> dict[int, list[int]]:
+    def check(self, dataset: Any, **template_kwargs: Any) -> None:
+        """Refuse at once what [`read`] would refuse in a later iteration: long prompts of a map-style dataset.
+
+        Only prompts with as many characters as the context has tokens are tokenised; rare others are left to [`read`].
+        """
+        if not isinstance(dataset, Dataset) or dataset.format["type"] is not None:
+            return  # the rows of a stream, or of a transform, are not known yet
+        all_known = self.num_embeddings is None or len(self.tokenizer) <= self.num_embeddings
+        for query_id, prompt in enumerate(dataset["prompt"]):
+            size = len(prompt if isinstance(prompt, str) else "".join(str(message["content"]) for message in prompt))
+            if not all_known or (self.max_length is not None and size >= self.max_length):
+                self.read({query_id: {"prompt": prompt}}, **template_kwargs)
+
+    def read(self, rows: Mapping[int, Mapping[str, Any]], **template_kwargs: Any) -> dict[int, list[int]]:
         """The tokens of each query's prompt.
 
         Args:
             rows (`Mapping[int, Mapping[str, Any]]`): the dataset row of each query.
+            **template_kwargs: arguments of the chat template.
 
         Raises:
             DatasetError: a prompt is empty, is longer than the model's context, or holds a token without a row in the
@@ -50,7 +62,7 @@ class PromptReader:
         for query_id, row in rows.items():
             if not row["prompt"]:
                 raise DatasetError(f"the prompt of query {query_id} is empty: got {row['prompt']!r}")
-        prompts = prompt_ids(self.tokenizer, [row["prompt"] for row in rows.values()], **self.template_kwargs)
+        prompts = prompt_ids(self.tokenizer, [row["prompt"] for row in rows.values()], **template_kwargs)
         for query_id, tokens in zip(rows, prompts, strict=True):
             if self.max_length is not None and len(tokens) >= self.max_length:
                 raise DatasetError(
