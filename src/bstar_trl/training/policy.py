@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object, is_peft_model
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import ProcessorMixin
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
-from trl.models.utils import unwrap_model_for_generation
+from trl.models import utils as trl_models
 
 from ..engines import (
     ChunkedGenerate,
@@ -33,6 +33,8 @@ from ..engines import (
 )
 from ..errors import DatasetError, UnsupportedOptionError
 from ..records import Completion, FinishReason, Request
+from .seams import check_attributes
+from .weights import unmerged_copy
 
 VLLM_CHUNKS_PER_CALL = 8  # how far generation runs ahead of scoring: one call's tail costs little, scoring overlaps
 OURS = ("temperature", "do_sample", "n", "num_return_sequences", "seed", "logprobs")
@@ -47,10 +49,12 @@ class Policy:
 
     Raises:
         ConfigurationError: the tokenizer has no EOS token.
+        VersionError: TRL lacks something that the package builds on.
         UnsupportedOptionError: a model sharded over processes, without vLLM.
     """
 
     def __init__(self, trainer: GRPOTrainer, chunk_size: int):
+        check_attributes(trainer)
         self._trainer = trainer
         args: Any = trainer.args  # a `GRPOConfig`
         self._args = args
@@ -176,26 +180,6 @@ class Policy:
         return outputs[0], outputs[2] if wants_aux_loss else None
 
 
-@contextmanager
-def unmerged_copy(model: torch.nn.Module) -> Iterator[None]:
-    """Give a LoRA's base weights back bit by bit after they were merged and unmerged in low precision.
-
-    Adding and subtracting the adapter in bf16 leaves a rounding error each time, which adds up over the syncs.
-    """
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-    if is_peft_model(model):
-        for module in model.modules():
-            weight: Any = getattr(module, "weight", None)
-            # Quantised weights are not merged in place, and full precision does not drift.
-            if hasattr(module, "base_layer") and getattr(weight, "dtype", None) in (torch.bfloat16, torch.float16):
-                kept.append((weight.data, weight.data.to("cpu", copy=True)))
-    try:
-        yield
-    finally:
-        for weight, copy in kept:
-            weight.copy_(copy)
-
-
 class GenerateEngine:
     """`model.generate` in chunks; several temperatures share a chunk."""
 
@@ -221,10 +205,10 @@ class GenerateEngine:
             "generation_kwargs": self.chunked.kwargs,
             "gradient_checkpointing_kwargs": args.gradient_checkpointing_kwargs,
         }
-        known = inspect.signature(unwrap_model_for_generation).parameters
+        known = inspect.signature(trl_models.unwrap_model_for_generation).parameters
         arguments = {name: value for name, value in arguments.items() if name in known}
         with (
-            unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **arguments) as model,
+            trl_models.unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **arguments) as model,
             torch.no_grad(),
             trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
         ):

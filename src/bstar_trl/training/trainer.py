@@ -42,7 +42,6 @@ from .run_state import RunState, last_whole_checkpoint
 logger = logging.getLogger(__name__)
 
 MOST_EMPTY_ROUNDS = 3
-
 T = TypeVar("T")
 
 
@@ -111,6 +110,7 @@ class BSTaRTrainer(GRPOTrainer):
             eval_dataset,
             callbacks,
             unsupported={"tools": tools, "rollout_func": rollout_func, "environment_factory": environment_factory},
+            quantization_config=quantization_config,
         )
         self.balance, self.plan = prepared.balance, prepared.plan
         with prepared.args.as_parent_sees_it():
