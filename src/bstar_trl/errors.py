@@ -21,6 +21,10 @@ class MissingDependencyError(BStarError, ImportError):
     """An optional package is needed and not installed; the message says how to install it."""
 
 
+class VersionError(BStarError, ImportError):
+    """The installed TRL or transformers lacks something that the package builds on; the message names it."""
+
+
 class DatasetError(BStarError, ValueError):
     """The dataset lacks a column or rows that the run needs, or a row breaks the format."""
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from conftest import DATA, SHARED, make_tokenizer, skip_without
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from policies import make_text_tokenizer
 
 from bstar_trl.errors import ConfigurationError, DatasetError
+from bstar_trl.prm.formats import TokenClassification
+from bstar_trl.prm.steps import split_steps
 from bstar_trl.prm_training.data import IGNORED, check_row, encode_rows, load_rows
 from bstar_trl.prm_training.inputs import load_queries
 
@@ -123,6 +125,48 @@ def test_a_label_stands_on_the_last_token_of_its_separator():
     assert make_tokenizer().decode(encoded["input_ids"]) == "1+2=a=\nbc=\n"
 
 
+@pytest.mark.parametrize(
+    ("completions", "labels", "separator", "targets"),
+    [
+        (["a\nb", "c"], [1, 0], "\n", [IGNORED, 1.0, 0.0]),
+        (["a\n\nb\n\nc", "d"], [0, 1], "\n\n", [IGNORED, IGNORED, 0.0, 1.0]),
+        (["a\n", "b"], [1, 0], "\n", [1.0, 0.0]),
+        (["a\n", "b"], [1, 0], "\n\n", [1.0, 0.0]),
+        (["1+2=3", "3"], [0.25, None], "=", [IGNORED, 0.25, IGNORED]),
+        (["=", "a"], [0, 1], "=", [1.0]),
+        (["a ки\nb", "c"], [1, 0], " ки\n", [IGNORED, 1.0, 0.0]),
+        (["a", "b"], [1, 0], "\n", [1.0, 0.0]),
+    ],
+)
+def test_training_lays_out_what_scoring_lays_out(completions, labels, separator, targets, caplog):
+    """Steps that hold the separator: the same tokens, and labels where scores are read."""
+    rows = Dataset.from_list([check_row(make_row(completions=["a"], labels=[1]))] * 2)
+    rows = concatenate_datasets(
+        [rows, Dataset.from_list([check_row(make_row(completions=completions, labels=labels))])]
+    )
+    tokenizer, family = make_tokenizer(), TokenClassification(separator)
+    encoding = encode_rows(rows, tokenizer, separator=separator)
+    trained = encoding.dataset[2]
+    response = separator.join(completions)
+    (scored,) = family.lay_out(tokenizer, ["1+2="], [split_steps(response, family.split)])
+    (given,) = family.lay_out(tokenizer, ["1+2="], [completions])
+    assert trained["input_ids"] == scored.token_ids == given.token_ids
+    assert trained["positions"] == scored.positions == given.positions
+    assert trained["targets"] == targets
+    assert trained["steps"] == len(targets)
+    assert encoding.dropped_steps == 0
+    said = [record.message for record in caplog.records if "hold the separator" in record.message]
+    assert len(said) == (split_steps(response, separator) != completions)  # once, or not at all
+    assert all("1 of 3 rows" in text and "row 2" in text and repr(separator) in text for text in said)
+
+
+def test_a_row_of_separators_alone_is_left_out():
+    rows = Dataset.from_list([check_row(make_row(completions=["=", "=="], labels=[1, 0])), check_row(make_row())])
+    encoding = encode_rows(rows, make_tokenizer(), separator="=")
+    assert encoding.dataset["row"][:] == [1]
+    assert encoding.left_out_rows == 1
+
+
 def test_too_long_rows_lose_whole_steps_and_are_counted():
     rows = Dataset.from_list(
         [
@@ -151,7 +195,8 @@ def test_a_separator_without_tokens_is_refused():
 
 
 def check_real_rows(path: Path) -> None:
-    """The tokens from one label to the next are those of one step and its separator."""
+    """The tokens from one position to the next are those of one line and its separator; a step's last line has the
+    step's label."""
     rows = load_rows([path])
     raw = [json.loads(line) for line in path.read_text().splitlines()]
     tokenizer = make_text_tokenizer([row["prompt"] + "".join(row["completions"]) + "\n" for row in raw])
@@ -159,11 +204,16 @@ def check_real_rows(path: Path) -> None:
     assert len(encoding.dataset) == len(raw)
     for row, encoded in zip(raw, encoding.dataset, strict=True):
         labels = row["labels"] if "labels" in row else [rating >= 0 for rating in row["ratings"]]
-        assert encoded["targets"] == [float(label) for label in labels]
+        lines = [[line for line in step.split("\n") if line.strip()] for step in row["completions"]]
+        assert encoded["targets"] == [
+            float(label) if place == len(step) - 1 else IGNORED
+            for step, label in zip(lines, labels, strict=True)
+            for place in range(len(step))
+        ]
         ends = [position + 1 for position in encoded["positions"]]
         texts = [tokenizer.decode(encoded["input_ids"][start:end]) for start, end in pairwise([0, *ends])]
-        first, *others = row["completions"]
-        assert texts == [row["prompt"] + first + "\n", *(step + "\n" for step in others)]
+        first, *others = (line for step in lines for line in step)
+        assert texts == [row["prompt"] + first + "\n", *(line + "\n" for line in others)]
 
 
 def test_labels_of_real_rows_land_on_the_right_tokens():

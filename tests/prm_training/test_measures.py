@@ -134,6 +134,20 @@ def test_every_measure_by_hand():
     assert figures["majority"] == 0.5
 
 
+def test_first_errors_of_steps_that_hold_the_separator():
+    """The steps that were given count, each by its last part; the parts before have no label."""
+    rows = make_rows(
+        ("1=", ["a\nb", "c"], [1, 0], None), ("2=", ["a", "b\nc"], [1, 0], None), ("3=", ["a\nb"], [1], None)
+    )
+    encoding = encode_rows(rows, make_tokenizer())
+    probabilities = [np.array(row) for row in ([0.2, 0.9, 0.1], [0.9, 0.1, 0.9], [0.1, 0.9])]
+    figures = evaluate_steps(probabilities, encoding.dataset, rows)
+    assert (figures["steps"], figures["first_error_rows"]) == (5, 3)
+    assert figures["step_accuracy"] == pytest.approx(4 / 5)
+    assert figures["error_accuracy"] == 0.5  # found in the first row; the second scores its wrong step at 0.9
+    assert figures["right_accuracy"] == 1.0
+
+
 def test_measures_without_a_value_are_left_out():
     rows = make_rows(("p", ["a"], [1], None))
     figures = evaluate_steps([np.array([0.9])], encode_rows(rows, make_tokenizer()).dataset, rows)

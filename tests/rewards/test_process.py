@@ -233,6 +233,24 @@ def test_a_separator_of_its_own(folders, tmp_path):
     np.testing.assert_allclose(given, probabilities[[10, 12]], atol=1e-6)
 
 
+def test_steps_that_hold_the_separator(folders, caplog):
+    """A `split` of one's own may leave it there: the layout is that of training, and one warning says so."""
+    path = folders["token-classification"]
+    lines = ProcessReward(path).step_scores(["1="], ["a\nb\nc"])[0]
+    assert len(lines) == 3
+    assert not caplog.records
+    reward = ProcessReward(path, split="; ")
+    for _ in range(2):
+        np.testing.assert_array_equal(reward.step_scores(["1="], ["a\nb; c"])[0], lines)
+    assert len(caplog.records) == 1
+    assert "1 of 1 responses have steps that hold the separator" in caplog.text
+    keeping = ProcessReward(path, split=lambda text: text.splitlines(keepends=True))
+    np.testing.assert_array_equal(keeping.step_scores(["1="], ["a\nb\n\nc\n"])[0], lines)
+    alone = ProcessReward(path, format=TokenClassification("="), split=lambda text: text.split(";"))
+    assert [len(found) for found in alone.step_scores(["1="] * 3, ["=", "a;=;b", "= ="])] == [0, 2, 0]
+    assert alone.score(["1="], ["="])[0].value == -1
+
+
 def test_conversations_ask_by_the_users_last_message(folders):
     reward = ProcessReward(folders["qwen"])
     talk = [

@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Any, ClassVar
 
 from ..errors import ConfigurationError
-from .steps import SEPARATOR, Layout, lay_out_steps
+from .steps import SEPARATOR, Layout, lay_out_steps, reread, split_steps
 
 
 class StepFormat(ABC):
@@ -35,7 +35,10 @@ class StepFormat(ABC):
 
     @abstractmethod
     def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
-        """Lay out one response per question; every response has at least one step."""
+        """Lay out one response per question; every response has at least one step.
+
+        A layout has one position per step; more, or fewer, if steps hold the family's separator.
+        """
 
     @abstractmethod
     def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:
@@ -61,11 +64,15 @@ class TokenClassification(StepFormat):
         """Responses are split at the separator that joined the steps in training."""
         return self.separator
 
+    def cleaner(self, tokenizer: Any) -> Callable[[str], str]:
+        return lambda text: "".join(split_steps(text, self.separator)).strip()
+
     def lay_out(self, tokenizer: Any, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Layout]:
-        known = _Tokenized(tokenizer, {self.separator, *questions, *(step for part in steps for step in part)})
+        read = [reread(part, self.separator)[0] for part in steps]
+        known = _Tokenized(tokenizer, {self.separator, *questions, *(step for part in read for step in part)})
         return [
             lay_out_steps(known, question, part, separator=self.separator)
-            for question, part in zip(questions, steps, strict=True)
+            for question, part in zip(questions, read, strict=True)
         ]
 
     def classes(self, tokenizer: Any, config: Any) -> tuple[int, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from ..errors import DatasetError
@@ -25,7 +27,7 @@ def lay_out_steps(tokenizer: Any, prompt: str, steps: Sequence[str], *, separato
     The prompt comes first, then each step and the separator; the last token of the separator bears the step's label.
     Prompt, steps and separator are tokenised one by one and joined, so that the tokens of a step do not depend on the
     next step. The tokenizer's BOS, if it has one, stands first. Training and scoring share this function, so a model
-    scores the layout that it was trained on.
+    scores the layout that it was trained on. A step that holds the separator is laid out as several (see `reread`).
     """
 
     def tokens(text: str) -> list[int]:
@@ -35,7 +37,7 @@ def lay_out_steps(tokenizer: Any, prompt: str, steps: Sequence[str], *, separato
     token_ids += tokens(prompt)
     separator_ids = tokens(separator)
     positions = []
-    for step in steps:
+    for step in reread(steps, separator)[0]:
         token_ids += tokens(step) + separator_ids
         positions.append(len(token_ids) - 1)
     return Layout(token_ids, positions)
@@ -51,6 +53,31 @@ def step_spans(response: str, separator: str = SEPARATOR) -> list[tuple[int, int
     starts = [0, *(end for _, end in breaks)]
     ends = [*(start for start, _ in breaks), len(response)]
     return [(start, end) for start, end in zip(starts, ends, strict=True) if response[start:end].strip()]
+
+
+def reread(steps: Sequence[str], separator: str = SEPARATOR) -> tuple[list[str], list[int | None]]:
+    """The steps as they come out of a response that joins them with the separator.
+
+    A step that holds the separator becomes several, as it does when a response is scored, and separators at a step's
+    edges go. Steps without separators are returned as they are.
+
+    Args:
+        steps (`Sequence[str]`): the steps of one response, in order.
+        separator (`str`): the text between two steps.
+
+    Returns:
+        `(list[str], list[int | None])`: the steps read; and for each given step the index of the one that ends it,
+            `None` for a step that holds nothing but separators and white space.
+    """
+    starts = [0, *accumulate(len(step) + len(separator) for step in steps)]
+    text = separator.join(steps)
+    spans = step_spans(text, separator)
+    firsts = [first for first, _ in spans]
+    ending: list[int | None] = []
+    for start, step in zip(starts, steps, strict=False):
+        last = bisect_left(firsts, start + len(step)) - 1  # the last one that begins before the step's end
+        ending.append(last if last >= 0 and spans[last][1] > start else None)
+    return [text[first:end] for first, end in spans], ending
 
 
 def split_steps(response: str, split: Split = SEPARATOR) -> list[str]:

@@ -8,6 +8,7 @@ for a step without a judgement. A column `ratings` in place of `labels` is read 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import Sequence as ListOf
 
 from ..errors import ConfigurationError, DatasetError
-from ..prm.steps import SEPARATOR, lay_out_steps
+from ..prm.steps import SEPARATOR, lay_out_steps, reread
 from .inputs import read_dataset
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "annotation.json"  # beside the shards of an annotation; holds its settings
 IGNORED = -100.0  # in place of a missing label
@@ -49,7 +52,7 @@ class Encoding:
     Attributes:
         dataset (`Dataset`): `input_ids`; `positions`, the token that bears each step's label; `targets`, the labels
             (`IGNORED` for a step without one); `row`, the index of the source row; `steps`, the number of steps
-            before truncation.
+            before truncation. A step that holds the separator counts as several.
         truncated_rows (`int`): rows longer than `max_length`, which lost their last steps.
         dropped_steps (`int`): the number of steps that these rows lost.
         left_out_rows (`int`): rows without any labelled step within `max_length`; they are not in the dataset.
@@ -162,7 +165,9 @@ def encode_rows(
 ) -> Encoding:
     """Tokenise rows of `load_rows` in the layout of `lay_out_steps`.
 
-    A row longer than `max_length` tokens loses whole steps from its end; no step is cut in two.
+    A row longer than `max_length` tokens loses whole steps from its end; no step is cut in two. A step that holds the
+    separator is split there, because `ProcessReward` splits responses there; its last part bears the label, the parts
+    before it have none. A warning says in how many rows.
 
     Raises:
         ConfigurationError: the separator has no tokens, so no token could bear the label.
@@ -170,6 +175,17 @@ def encode_rows(
     """
     if not tokenizer(separator, add_special_tokens=False)["input_ids"]:
         raise ConfigurationError(f"the separator must have at least one token, but {separator!r} has none")
+    read = [reread(steps, separator)[0] != steps for steps in rows["completions"]]
+    if any(read):
+        logger.warning(
+            "%d of %d rows have steps that hold the separator %r (the first is row %d): they are split there, as "
+            "responses are when they are scored, and only the last part of such a step has its label. Another "
+            "separator may suit these rows better.",
+            sum(read),
+            len(rows),
+            separator,
+            read.index(True),
+        )
     encoded = rows.map(
         _encoded,
         with_indices=True,
@@ -223,13 +239,18 @@ def _number(value: Any, name: str, allowed: str, is_allowed: Any) -> float | Non
 def _encoded(
     row: Mapping[str, Any], index: int, *, tokenizer: Any, separator: str, max_length: int | None
 ) -> dict[str, Any]:
-    token_ids, positions = lay_out_steps(tokenizer, row["prompt"], row["completions"], separator=separator)
+    steps, ending = reread(row["completions"], separator)
+    targets = [IGNORED] * len(steps)
+    for place, label in zip(ending, row["labels"], strict=True):
+        if place is not None and label is not None:
+            targets[place] = label
+    token_ids, positions = lay_out_steps(tokenizer, row["prompt"], steps, separator=separator)
     if max_length is not None:
         positions = [position for position in positions if position < max_length]
     return {
         "input_ids": token_ids[: positions[-1] + 1] if positions else [],
         "positions": positions,
-        "targets": [IGNORED if label is None else label for label in row["labels"][: len(positions)]],
+        "targets": targets[: len(positions)],
         "row": index,
-        "steps": len(row["completions"]),
+        "steps": len(steps),
     }

@@ -137,14 +137,18 @@ def evaluate_steps(probabilities: Sequence[np.ndarray], encoded: Dataset, rows: 
         "step_accuracy": step_accuracy(flat, truth),
         "step_auc": auc(flat, truth >= 0.5),
     }
+    chosen = rows.select(encoded["row"])
+    # A row is whole if each of its steps has a label in its place; parts of a step have none, except the last part.
     whole = [
         index
-        for index, (mask, steps) in enumerate(zip(labelled, encoded["steps"], strict=True))
-        if mask.all() and len(mask) == steps
+        for index, (mask, labels) in enumerate(zip(labelled, chosen["labels"], strict=True))
+        if mask.sum() == len(labels)
     ]
     figures["first_error_rows"] = float(len(whole))
-    figures |= first_error_scores([probabilities[index] for index in whole], [targets[index] for index in whole])
-    chosen = rows.select(encoded["row"])
+    figures |= first_error_scores(
+        [probabilities[index][labelled[index]] for index in whole],
+        [targets[index][labelled[index]] for index in whole],
+    )
     figures |= best_of(chosen, [float(row.min()) for row in probabilities])
     return {name: value for name, value in figures.items() if not math.isnan(value)}
 

@@ -145,7 +145,8 @@ class ProcessReward(RewardFn):
 
         Returns:
             `list[np.ndarray]`: one array of shape (steps,) per completion, in 0..1; empty for a completion without
-            steps, NaN for one longer than `max_length`.
+            steps, NaN for one longer than `max_length`. A step that holds the separator of the model (possible with a
+            `split` of your own) counts as several, as in training.
 
         Raises:
             RewardError: an output of the model is not finite.
@@ -175,6 +176,13 @@ class ProcessReward(RewardFn):
 
     def _scores(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[np.ndarray]:
         layouts = self.model.format.lay_out(self.model.tokenizer, questions, steps)
+        split = sum(len(layout.positions) != len(part) for layout, part in zip(layouts, steps, strict=True))
+        if split:
+            self._warn_once(
+                "separator",
+                f"{split} of {len(layouts)} responses have steps that hold the separator of the model of "
+                f"'{self.name}': they are split there, as in training, and each part has a score (split=...)",
+            )
         limit = math.inf if self.max_length is None else self.max_length
         fitting = [place for place, layout in enumerate(layouts) if len(layout.token_ids) <= limit]
         if len(fitting) < len(layouts):

@@ -22,6 +22,8 @@ from ..errors import ConfigurationError, DatasetError, DatasetTypeError, Unsuppo
 from ..rewards.base import RewardFn
 from ..rollouts.judging import Verifiers
 from ..rollouts.scoring import TRL_KEYWORDS, reward_name
+from .seams import check_seams
+from .weights import refuse_8_bit
 
 WHERE_THE_TRAINER_IS_BUILT = 4  # frames up: the check, `prepare`, the constructor, the user's script
 
@@ -50,12 +52,16 @@ def prepare(
     callbacks: Sequence[Any] | None,
     *,
     unsupported: Mapping[str, Any],
+    quantization_config: Any = None,
 ) -> Prepared:
     """Check what can be checked before any weight is loaded, and decide the numbers of an iteration."""
+    check_seams()
     model_id = model if isinstance(model, str) else str(model.config._name_or_path)
     warn_of_learning_rate(args)
     args = as_bstar_config(args, model_id.rstrip("/").split("/")[-1] or "model")
     check_options(args, train_dataset, unsupported)
+    if args.use_vllm:
+        refuse_8_bit(model, quantization_config, args.model_init_kwargs)
     balance, callbacks = find_balance_callback(callbacks, args)
     functions = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
     verifiers = check_rewards(functions, args)

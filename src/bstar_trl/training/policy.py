@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object, is_peft_model
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import ProcessorMixin
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
-from trl.models.utils import unwrap_model_for_generation
+from trl.models import utils as trl_models
 
 from ..engines import (
     ChunkedGenerate,
@@ -34,6 +34,8 @@ from ..engines import (
 from ..errors import UnsupportedOptionError
 from ..records import Completion, FinishReason, Request
 from .prompts import PromptReader
+from .seams import check_attributes
+from .weights import unmerged_copy
 
 VLLM_CHUNKS_PER_CALL = 8  # how far generation runs ahead of scoring: one call's tail costs little, scoring overlaps
 OURS = ("temperature", "do_sample", "n", "num_return_sequences", "seed", "logprobs")
@@ -48,10 +50,12 @@ class Policy:
 
     Raises:
         ConfigurationError: the tokenizer has no EOS token.
+        VersionError: TRL lacks something that the package builds on.
         UnsupportedOptionError: a model sharded over processes, without vLLM.
     """
 
     def __init__(self, trainer: GRPOTrainer, chunk_size: int):
+        check_attributes(trainer)
         self._trainer = trainer
         args: Any = trainer.args  # a `GRPOConfig`
         self._args = args
@@ -179,26 +183,6 @@ class Policy:
         return outputs[0], outputs[2] if wants_aux_loss else None
 
 
-@contextmanager
-def unmerged_copy(model: torch.nn.Module) -> Iterator[None]:
-    """Give a LoRA's base weights back bit by bit after they were merged and unmerged in low precision.
-
-    Adding and subtracting the adapter in bf16 leaves a rounding error each time, which adds up over the syncs.
-    """
-    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-    if is_peft_model(model):
-        for module in model.modules():
-            weight: Any = getattr(module, "weight", None)
-            # Quantised weights are not merged in place, and full precision does not drift.
-            if hasattr(module, "base_layer") and getattr(weight, "dtype", None) in (torch.bfloat16, torch.float16):
-                kept.append((weight.data, weight.data.to("cpu", copy=True)))
-    try:
-        yield
-    finally:
-        for weight, copy in kept:
-            weight.copy_(copy)
-
-
 class GenerateEngine:
     """`model.generate` in chunks; several temperatures share a chunk."""
 
@@ -225,10 +209,10 @@ class GenerateEngine:
             "generation_kwargs": self.chunked.kwargs,
             "gradient_checkpointing_kwargs": args.gradient_checkpointing_kwargs,
         }
-        known = inspect.signature(unwrap_model_for_generation).parameters
+        known = inspect.signature(trl_models.unwrap_model_for_generation).parameters
         arguments = {name: value for name, value in arguments.items() if name in known}
         with (
-            unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **arguments) as model,
+            trl_models.unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **arguments) as model,
             torch.no_grad(),
             trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
         ):
@@ -311,8 +295,13 @@ class ServerEngine(_VLLMEngine):
         payload: list[Any] = [None]
         if accelerator.is_main_process:
             with ThreadPoolExecutor(self.max_in_flight) as pool:
-                payload = [list(pool.map(self._complete, [job for share in shares for job in share]))]
+                try:
+                    payload = [list(pool.map(self._complete, [job for share in shares for job in share]))]
+                except (RuntimeError, OSError) as error:  # an answer of the server's, or none
+                    payload = [error]
         sampled = broadcast_object_list(payload, from_process=0)[0]
+        if isinstance(sampled, Exception):
+            raise sampled  # on every process, since the others wait for this one
         start = sum(len(share) for share in shares[: accelerator.process_index])
         yield list(range(len(jobs))), sampled[start : start + len(jobs)]
 

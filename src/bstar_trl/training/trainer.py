@@ -79,7 +79,6 @@ class BSTaRTrainer(GRPOTrainer):
     """
 
     args: BSTaRConfig
-
     _tag_names = ["trl", "bstar"]  # noqa: RUF012 - the parent declares it so
     _name = "B-STaR"
     _paper = PAPER
@@ -109,6 +108,7 @@ class BSTaRTrainer(GRPOTrainer):
             eval_dataset,
             callbacks,
             unsupported={"tools": tools, "rollout_func": rollout_func, "environment_factory": environment_factory},
+            quantization_config=quantization_config,
         )
         self.balance, self.plan = prepared.balance, prepared.plan
         with prepared.args.as_parent_sees_it():
