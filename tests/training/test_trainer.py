@@ -433,7 +433,13 @@ def test_a_selection_that_is_none_is_told(tmp_path, model_path):
 def test_a_query_without_a_prompt_is_named(tmp_path, model_path, prompt):
     rows = make_dataset(5).to_list()
     rows[3]["prompt"] = prompt
-    trainer = make_trainer(tmp_path, model_path, train_dataset=Dataset.from_list(rows))
+    dataset = Dataset.from_list(rows)
+    with pytest.raises(DatasetError, match="the prompt of query 3 is empty"):
+        make_trainer(tmp_path, model_path, train_dataset=dataset)
+    stream = dataset.to_iterable_dataset()
+    trainer = make_trainer(
+        tmp_path, model_path, train_dataset=stream, max_steps=1, queries_per_iteration=5, shuffle_dataset=False
+    )
     with pytest.raises(DatasetError, match="the prompt of query 3 is empty"):
         trainer.train()
 

@@ -36,7 +36,7 @@ class PromptReader:
                     )
 
     def check(self, dataset: Any, **template_kwargs: Any) -> None:
-        """Refuse at once what [`read`] would refuse in a later iteration: long prompts of a map-style dataset.
+        """Refuse at once what [`read`] would refuse in a later iteration: empty and long prompts of a dataset.
 
         Only prompts with as many characters as the context has tokens are tokenised; rare others are left to [`read`].
         """
@@ -44,8 +44,7 @@ class PromptReader:
             return  # the rows of a stream, or of a transform, are not known yet
         all_known = self.num_embeddings is None or len(self.tokenizer) <= self.num_embeddings
         for query_id, prompt in enumerate(dataset["prompt"]):
-            size = len(prompt if isinstance(prompt, str) else "".join(str(message["content"]) for message in prompt))
-            if not all_known or (self.max_length is not None and size >= self.max_length):
+            if not prompt or not all_known or (self.max_length is not None and _size(prompt) >= self.max_length):
                 self.read({query_id: {"prompt": prompt}}, **template_kwargs)
 
     def read(self, rows: Mapping[int, Mapping[str, Any]], **template_kwargs: Any) -> dict[int, list[int]]:
@@ -87,3 +86,8 @@ class PromptReader:
             f"embeddings for {self.num_embeddings} tokens: call model.resize_token_embeddings({len(self.tokenizer)}), "
             "or use the model's own tokenizer"
         )
+
+
+def _size(prompt: Any) -> int:
+    """Characters of a text, or of all messages."""
+    return len(prompt) if isinstance(prompt, str) else sum(len(str(message["content"])) for message in prompt)
