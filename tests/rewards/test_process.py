@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -467,8 +466,8 @@ def test_equal_responses_are_read_once(folders):
     assert values[0] == values[1] == values[3] != values[2]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
-def test_four_bits_without_bitsandbytes(folders):
+def test_four_bits_without_bitsandbytes(folders, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"pip install .bstar-trl\[quantization"):
         ProcessReward(folders["token-classification"], load_in_4bit=True)
 
