@@ -17,7 +17,7 @@ import pytest
 from bstar_trl import sandbox
 from bstar_trl.errors import BStarError, ConfigurationError, SandboxError
 from bstar_trl.sandbox import REASONS, Check, Limits, LocalSandbox, RemoteSandbox, run_tests
-from bstar_trl.sandbox.bridge.scripts import same_output
+from bstar_trl.sandbox.outputs import same_output
 
 ADD = "def add(a, b):\n    return a + b\n"
 

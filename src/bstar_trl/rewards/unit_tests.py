@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ..errors import ConfigurationError
 from ..sandbox import Check, Executor, Limits, LocalSandbox, Verdict
 from .base import RewardFn, Score
-from .programs import COLUMNS, check_of_row, extract_code
+from .rows import COLUMNS, check_of_row
 
 
 class UnitTests(RewardFn):
@@ -74,14 +74,13 @@ class UnitTests(RewardFn):
             DatasetError: a row has none of the three shapes.
             SandboxError: programs cannot be run here.
         """
-        checks: list[Check | None] = []
+        checks: list[Check | Verdict | None] = []
         for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             row = {column: columns[column][place] for column in COLUMNS if column in columns}
-            wanted = row.get("entry_point") or row.get("fn_name")
-            code = extract_code(completion, wanted if isinstance(wanted, str) else None)
-            checks.append(check_of_row(prompt, code, row, self.name) if code.strip() else None)
-        verdicts = self._run([check for check in dict.fromkeys(checks) if check is not None])
-        return [Score(0.0, "no code") if check is None else _score(verdicts[check]) for check in checks]
+            checks.append(check_of_row(prompt, completion, row, self.name))
+        verdicts = self._run([check for check in dict.fromkeys(checks) if isinstance(check, Check)])
+        found = [verdicts[check] if isinstance(check, Check) else check for check in checks]
+        return [Score(0.0, "no code") if verdict is None else _score(verdict) for verdict in found]
 
     def close(self) -> None:
         """End the sandboxes. The next call starts new ones."""
