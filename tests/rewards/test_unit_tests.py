@@ -216,7 +216,7 @@ def test_mixed_rows_and_equal_programs(reward):
         ({"prompt": "", "inputs": ["1"], "outputs": ["1", "2"]}, "1 inputs, but 2 outputs"),
         ({"prompt": "", "inputs": "1", "outputs": ["1"]}, "'inputs' must hold a list, got '1'"),
         ({"prompt": "", "input_output": "{'inputs'"}, "'input_output' must hold JSON .* got "),
-        ({"prompt": "", "input_output": "[1]"}, r"'input_output' must hold an object, got \[1\]"),
+        ({"prompt": "", "input_output": "[1]"}, r"'input_output' must hold an object .*, got \[1\]"),
         ({"prompt": "", "inputs": ["["], "outputs": ["1"], "fn_name": "f"}, "'inputs' must hold JSON"),
     ],
 )

@@ -22,10 +22,13 @@ _METHOD = re.compile(r"\bdef[ \t]+(\w+)")
 
 # What the harnesses of LeetCode, LiveCodeBench and APPS import for every program; one line, so that the line numbers
 # in messages stay close. `builtins` come last, since `math.pow` must not hide `pow`.
-_OPEN = "typing string collections itertools functools heapq bisect math copy random statistics operator".split()
+_OPEN = (
+    *("typing", "string", "collections", "itertools", "functools", "heapq", "bisect"),
+    *("math", "copy", "random", "statistics", "operator", "builtins"),
+)
 STARTER = "; ".join(
     [
-        *(f"from {module} import *" for module in [*_OPEN, "builtins"]),
+        *(f"from {module} import *" for module in _OPEN),
         "from sys import maxsize, setrecursionlimit, stdin, stdout",
         "import bisect, collections, copy, datetime, decimal, fractions, functools, heapq, io, itertools, json, math",
         "import operator, os, random, re, statistics, string, sys, time, typing",
@@ -74,10 +77,10 @@ class Cases:
     name: str | None = None
 
     def check(self, code: str, reward: str) -> Check:
-        """The check of a program. What the starter imports counts as no answer: the function's name is taken out."""
+        """The check of a program."""
         if not self.name:
             cases = tuple((_lines(given), _lines(expected)) for given, expected in self.pairs)
-            return Check(after_features(STARTER, code), cases=cases)
+            return Check(with_starter(code), cases=cases)
         tests, as_text = [], isinstance(self.pairs[0][0], str)
         for given, expected in self.pairs:
             if isinstance(given, str):  # LiveCodeBench: an argument a line, as JSON
@@ -85,8 +88,14 @@ class Cases:
             if isinstance(expected, str) and as_text:
                 expected = parsed(expected, "outputs", reward)
             tests.append(f"_case(globals(), {self.name!r}, {given!r}, {expected!r})")
-        starter = f"{STARTER}; globals().pop({self.name!r}, None)"
-        return Check(after_features(starter, code), tuple(tests), trusted=_CALLS, names=(self.name, "Solution"))
+        names = (self.name, "Solution")
+        return Check(with_starter(code, names), tuple(tests), trusted=_CALLS, names=names)
+
+
+def with_starter(code: str, names: Sequence[str] = ()) -> str:
+    """The program after the starter's imports. What they import is no answer: these names are taken out of them."""
+    without = "".join(f"; globals().pop({name!r}, None)" for name in names)
+    return after_features(STARTER + without, code)
 
 
 def cases_of(row: Mapping[str, Any], reward: str) -> Cases | None:

@@ -18,8 +18,8 @@ _FIRST_MARKS = re.compile(
     r"(?:<\|(?:end_header_id|message)\|>)?)*+"
 )
 _LAST_MARK = re.compile(
-    r"""(?<!["'])<[|｜][^<>|｜\n]{1,40}[|｜]>(?!["'])|(?:</s>|<eos>|<end_of_turn>|<file_sep>|<EOT>)[ \t]*$"""
-    r"|^[ \t]*\[(?:DONE|/PYTHON|/INST|END)\]",
+    r"""(?<!["'])<[|\uff5c][^<>|\uff5c\n]{1,40}[|\uff5c]>(?!["'])"""
+    r"|(?:</s>|<eos>|<end_of_turn>|<file_sep>|<EOT>)[ \t]*$|^[ \t]*\[(?:DONE|/PYTHON|/INST|END)\]",
     re.MULTILINE,
 )
 _TAGS = "code|python|answer|solution|program"
@@ -73,7 +73,7 @@ def extract_code(text: str, names: Collection[str] = (), *, script: bool = False
 
     - with `names`: define the most of them; then import them; then look like a body, if `body` is set;
     - for a script: do something and read standard input, or at least do something;
-    - then: are fenced, define anything, are tagged as Python.
+    - then: are fenced; if nothing of that told them apart, define anything and are tagged as Python.
 
     Other blocks add what the program uses and does not define. Blocks of other languages count only where there is
     nothing else.
@@ -97,11 +97,13 @@ def extract_code(text: str, names: Collection[str] = (), *, script: bool = False
         block = blocks[place]
         if script:
             acts = any(item.acts for item in block.statements)
-            fit = (acts and bool(_READS.search(masked(_joined(blocks, place, wanted)))), acts)
+            reads = acts and bool(_READS.search(masked(_joined(blocks, place, wanted))))
+            fit: tuple[float, ...] = (reads, acts)
         else:
             defined = block.names("defines") | block.names("assigns")
             fit = (len(defined & wanted), len(block.names("imports") & wanted), body and block.is_body)
-        return (*fit, block.rank > OUTSIDE, bool(block.names("defines")), block.rank, place)
+        looks = (0, 0) if any(fit) else (bool(block.names("defines")), block.rank)
+        return (*fit, block.rank > OUTSIDE, *looks, place)
 
     best = max(range(len(blocks)), key=merit)
     return without_unfinished_end(_joined(blocks, best, wanted)).strip("\n")
@@ -152,18 +154,20 @@ def _answer(text: str) -> str:
     return text[: last.start()] if last and text[: last.start()].strip() else text
 
 
-def _blocks(text: str, *, nested: bool = False) -> list[Block]:
-    """The blocks of a text in their order."""
+def _blocks(text: str, *, nested: bool = False, strings: bool = True) -> list[Block]:
+    """The blocks of a text in their order. With `strings`, a fence inside an unfenced docstring opens none."""
     lines = text.split("\n")
     blocks: list[Block] = []
     outside: list[str] = []
     place, loose = 0, False
+    quote: str | None = None
     while place < len(lines):
         line = lines[place]
         place += 1
-        opening = _FENCE.fullmatch(line) or _FENCE_IN_TEXT.fullmatch(line)
+        opening = None if quote else _FENCE.fullmatch(line) or _FENCE_IN_TEXT.fullmatch(line)
         if not opening:
             outside.append(line)
+            quote = _open_quote(line, quote) if strings else None
             continue
         first = not blocks
         blocks += _outside(outside)
@@ -186,6 +190,8 @@ def _blocks(text: str, *, nested: bool = False) -> list[Block]:
                 blocks += inner
                 continue
         blocks.append(Block(code, FOREIGN if _SESSION.match(code) else rank))
+    if quote:  # the quotes of prose
+        return _blocks(text, nested=nested, strings=False)
     return blocks + _outside(outside)
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from textwrap import dedent
@@ -21,6 +22,7 @@ from .source import masked, statements
 # Fences and the tokens of chat templates, which may be glued to code.
 _MARKS = re.compile(r"(?:`{3,}|~{3,})(?:(?:python|py)\d?)?|<\|[^<>|\n]{1,40}\|>|\[/?INST\]|</?s>")
 _FEATURES = re.compile(r"^from[ \t]+__future__[ \t]+import[ \t]*(?:\([^()]*\)|[^\n(]*)$", re.MULTILINE)
+_IMPORT = re.compile(r"(?:from|import)[ \t]+(\w+)")
 _STUB = ast.Pass | ast.Raise
 _QUIET = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.If, ast.Try)
 
@@ -51,7 +53,8 @@ def beginning_of(prompt: Any, name: str) -> Beginning:
         name (`str`): of a function or class.
     """
     found = [_read(text, name) for text in _texts(prompt)]
-    return next((item for item in found if item.head), found[0] if len(found) == 1 else Beginning())
+    begun = [item for item in found if item.head] or [item for item in found if item.before]
+    return begun[0] if begun else Beginning()
 
 
 def _texts(prompt: Any) -> Iterator[str]:
@@ -77,7 +80,7 @@ def _read(text: str, name: str) -> Beginning:
         while start and unindented[start - 1].startswith("@"):
             start -= 1
         if (head := _head(unindented[start:])) is not None:
-            return Beginning(_code_at_the_end(unindented[:start]), *head)
+            return Beginning(_code_before(unindented[:start]), *head)
     tree = _parsed("\n".join(lines))
     return Beginning("\n".join(lines)) if tree and tree.body and all(map(_is_quiet, tree.body)) else Beginning()
 
@@ -114,12 +117,22 @@ def _split(lines: list[str], node: ast.stmt) -> tuple[str, str] | None:
     if first.lineno <= len(lines) and not head.rstrip().endswith(":"):
         line = lines[first.lineno - 1].encode()[: first.col_offset].decode()
         head = (head + "\n" + line if head else line).rstrip()
+    if isinstance(node.body[-1], ast.Return):
+        return "", ""  # it is complete: nothing goes on from it
     real = [item for item in node.body if not isinstance(item, _STUB) and not _is_constant(item)]
     return head, "\n".join(lines[first.lineno - 1 : stop]) if real else ""
 
 
-def _code_at_the_end(lines: list[str]) -> str:
-    """The longest end of these lines that does nothing but import, define and assign."""
+def _code_before(lines: list[str]) -> str:
+    """The longest end of these lines that does nothing but import, define and assign, and imports further above."""
+    start = _start_of_code(lines)
+    imports = [
+        line for line in lines[:start] if (found := _IMPORT.match(line)) and found[1] in sys.stdlib_module_names
+    ]
+    return "\n".join([*(line for line in imports if _parsed(line)), *lines[start:]])
+
+
+def _start_of_code(lines: list[str]) -> int:
     start = 0
     while start < len(lines):
         try:
@@ -128,12 +141,12 @@ def _code_at_the_end(lines: list[str]) -> str:
             start += max(error.lineno or 1, 1)
             continue
         except (ValueError, RecursionError, MemoryError):
-            return ""
+            return len(lines)
         loud = [item.end_lineno or 1 for item in tree.body if not _is_quiet(item)]
         if not loud:
-            return "\n".join(lines[start:])
+            return start
         start += loud[-1]
-    return ""
+    return start
 
 
 def _is_constant(item: ast.stmt) -> bool:
@@ -159,15 +172,16 @@ def _parse(text: str) -> ast.Module:
         return ast.parse(text)
 
 
-def continued(beginning: Beginning, code: str, name: str) -> str:
+def continued(beginning: Beginning, code: str, names: Sequence[str]) -> str:
     """The program that the prompt begins and the response ends.
 
-    The response is the whole function again, or its body. A docstring of the prompt is left out: a body need not be
+    The response is a body, unless it binds one of the names: then it is the whole function again. A docstring of the prompt is left out: a body need not be
     indented like it.
     """
-    if re.match(rf"\s+(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", code):
+    indented = re.match(r"\s+(?:async[ \t]+)?def[ \t]+(\w+)", code)
+    if indented and indented[1] in names:
         code = dedent(code)
-    if not beginning.head or name in Block(code, 0).names("binds"):
+    if not beginning.head or Block(code, 0).names("binds") & set(names):
         return after_features(beginning.before, code)
     last = (beginning.inside or beginning.head).rstrip().rpartition("\n")[2]
     indent = last[: len(last) - len(last.lstrip())] + ("    " if last.endswith(":") or not beginning.inside else "")

@@ -151,13 +151,13 @@ def fixture(function: Any = None, *, autouse: bool = False, name: str | None = N
     return decorate if function is None else decorate(function)
 
 
-class Skipped(Exception):
+class SkippedError(Exception):
     """Raised by `skip`."""
 
 
 def skip(reason: str = "", **_: Any) -> None:
     """End the test; it counts as passed."""
-    raise Skipped(reason)
+    raise SkippedError(reason)
 
 
 def fail(reason: str = "", **_: Any) -> None:
@@ -181,13 +181,15 @@ def run(space: dict[str, Any], name: str, method: str | None = None) -> None:
         for names, values in chosen:
             arguments |= zip(names, values, strict=True)
         this = owner() if owner else None
-        with contextlib.suppress(Skipped):
+        with contextlib.suppress(SkippedError):
             _run_once(getattr(this, method) if method else test, arguments, space, this)
 
 
 def _run_once(test: Any, arguments: dict[str, Any], space: dict[str, Any], this: Any) -> None:
     places = [*space.values(), *(getattr(this, key) for key in vars(type(this)) if this and not key.startswith("__"))]
-    fixtures = {item.fixture: item for item in places if inspect.isroutine(item) and hasattr(item, "fixture")}
+    fixtures: dict[str, Any] = {
+        item.fixture: item for item in places if inspect.isroutine(item) and hasattr(item, "fixture")
+    }
     made, ends = dict(arguments), []
 
     def value(name: str) -> Any:

@@ -48,13 +48,11 @@ class PytestTests:
         tests (`tuple[str, ...]`): the text, then a statement for every test in it.
         names (`tuple[str, ...]`): the program's.
         in_place (`bool`): they can only mean functions that work in place.
-        beyond (`str`): what they need and cannot have; empty if they can be judged.
     """
 
     tests: tuple[str, ...]
     names: tuple[str, ...]
     in_place: bool
-    beyond: str
 
     @property
     def trusted(self) -> str:
@@ -74,16 +72,13 @@ def names_of(texts: tuple[str, ...]) -> tuple[str, ...]:
     own |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
     called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     free = used - own - BUILTINS - (STANDARD - called)
-    free |= {item.name for node in nodes if _is_from_program(node) for item in node.names if item.name != "*"}
+    parts = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module in PROGRAM]
+    free |= {item.name for node in parts for item in node.names if item.name != "*"}
     modules = {item.asname or item.name for node in nodes if isinstance(node, ast.Import) for item in node.names}
     for node in nodes:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
             free |= {node.attr} if _imported(nodes, node.value.id) in PROGRAM else set()
     return tuple(sorted(free or (used - own) & called))
-
-
-def _is_from_program(node: ast.AST) -> bool:
-    return isinstance(node, ast.ImportFrom) and node.module in PROGRAM
 
 
 def _imported(nodes: Sequence[ast.AST], name: str) -> str:
@@ -129,11 +124,20 @@ def as_pytest(text: str) -> PytestTests | None:
         return None
     names = names_of((text,))
     asked = [node for node in nodes if isinstance(node, ast.Call) and _called(node) in names]
-    words = {getattr(node, "id", None) or getattr(node, "attr", None) or getattr(node, "arg", None) for node in nodes}
-    words |= {item.name for node in nodes if isinstance(node, ast.ImportFrom) for item in node.names}
+    return PytestTests((text, *calls), names, _are_statements(nodes, asked))
+
+
+@lru_cache(maxsize=1024)
+def beyond(texts: tuple[str, ...]) -> str:
+    """What tests need and the sandbox does not have: modules, and what tells of the program's own process."""
+    nodes = [node for tree in _trees(texts) for node in ast.walk(tree)]
+    imports = {module.split(".")[0] for node in nodes for module in _modules(node)} - {""}
     missing = imports - STANDARD - {*PROGRAM, "pytest"}
-    beyond = ", ".join(sorted({word for word in words if word in BEYOND} | missing))
-    return PytestTests((text, *calls), names, _are_statements(nodes, asked), beyond)
+    if imports & {"pytest", "unittest", *PROGRAM}:
+        words = {getattr(node, "id", "") or getattr(node, "attr", "") or getattr(node, "arg", "") for node in nodes}
+        words |= {item.name for node in nodes if isinstance(node, ast.ImportFrom) for item in node.names}
+        missing |= words & BEYOND
+    return ", ".join(sorted(missing))
 
 
 def _tests_in(node: ast.stmt) -> Iterable[str]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..sandbox import Check, Verdict
-from .cases import cases_of, parsed
+from .cases import cases_of, parsed, with_starter
 from .programs import extract_code
 from .prompts import beginning_of, continued
-from .row_tests import as_pytest, defines, names_of, tests_itself, works_in_place
+from .row_tests import as_pytest, beyond, defines, names_of, tests_itself, works_in_place
 
 COLUMNS = (  # what a row may say about its tests
     *("tests", "test_list", "test_cases", "setup", "test_setup_code", "test_imports", "in_place"),
@@ -50,9 +50,12 @@ def check_of_row(prompt: Any, completion: str, row: Mapping[str, Any], reward: s
     cases = cases_of(row, reward)
     if cases:
         names = (cases.name,) if cases.name else ()
-        begun = beginning_of(row.get("starter_code") or "", cases.name or "")
+        starter = row.get("starter_code") if cases.name else None
+        begun = beginning_of(starter or "", "Solution" if "class Solution" in (starter or "") else cases.name or "")
         code = extract_code(completion, names, script=not cases.name, body=bool(begun.head))
-        return cases.check(code, reward) if code.strip() else None
+        if not code.strip():
+            return None
+        return cases.check(continued(begun, code, ("Solution", *names)), reward)
     shapes = "'tests' (MBPP), 'test' and 'entry_point' (HumanEval), 'inputs' and 'outputs' (APPS)"
     filled = ", ".join(name for name, value in row.items() if value) or "none of them"
     raise DatasetError(f"reward '{reward}' needs filled columns {shapes}, or others; this row has {filled}")
@@ -83,37 +86,44 @@ def _of_type(row: Mapping[str, Any], kind: type, columns: Sequence[str], reward:
 
 
 def _asserts(prompt: Any, completion: str, tests: tuple[str, ...], row: Mapping[str, Any]) -> Check | Verdict | None:
-    """Statements, or tests written for pytest; only a `test` column's prompt is code that its response goes on from."""
+    """Statements, or tests written for pytest. The prompt may begin the program."""
     setup = row.get("setup") or row.get("test_setup_code") or "\n".join(row.get("test_imports") or ())
+    if missing := beyond((setup, *tests)):
+        return _bad_tests(missing)
     names = names_of((setup, *tests))
-    pytest = as_pytest("\n".join(tests))
-    if pytest and pytest.beyond:
-        return Verdict(False, "bad tests", f"the tests need what the sandbox does not have: {pytest.beyond}")
-    begun = {}
-    if row.get("test") or row.get("test_code"):
-        begun = {name: item for name in names if (item := beginning_of(prompt, name)).head}
+    begun = {name: item for name in names if (item := beginning_of(prompt, name)).head}
     code = extract_code(completion, names, body=bool(begun))
     if not code.strip():
         return None
-    for name, beginning in begun.items():
-        code = continued(beginning, code, name)
-        break
+    for name, beginning in [*begun.items()][:1]:
+        code = continued(beginning, code, (name,))
+    code = _of_leetcode(code, names)
     in_place = row.get("in_place")
-    if not pytest:
-        in_place = works_in_place(tests) if in_place is None else in_place
-        return Check(code, tests, setup, in_place=in_place)
-    in_place = pytest.in_place if in_place is None else in_place
-    return Check(code, pytest.tests, setup, pytest.trusted, pytest.names or None, in_place=in_place)
+    if pytest := as_pytest("\n".join(tests)):
+        in_place = pytest.in_place if in_place is None else in_place
+        return Check(code, pytest.tests, setup, pytest.trusted, pytest.names or None, in_place=in_place)
+    return Check(code, tests, setup, in_place=works_in_place(tests) if in_place is None else in_place)
 
 
-def _human_eval(prompt: Any, completion: str, test: str, entry: str, *, in_place: bool) -> Check | None:
+def _human_eval(prompt: Any, completion: str, test: str, entry: str, *, in_place: bool) -> Check | Verdict | None:
     """The prompt ends in the head of the function; the response is its body, or the whole function again."""
+    if missing := beyond((test,)):
+        return _bad_tests(missing)
     name = re.split(r"\W", entry, maxsplit=1)[0]  # of a class, if the entry is one of its methods
     begun = beginning_of(prompt, name)
     code = extract_code(completion, (name,), body=bool(begun.head))
     if not code.strip():
         return None
-    program = continued(begun, code, name)
+    program = _of_leetcode(continued(begun, code, (name,)), (name,))
     # What else the prompt defines (`poly` in HumanEval/32) is the tests' own: a program cannot redefine it for them.
     tests = (f"{test}\ncheck({entry})",)
     return Check(program, tests, trusted=begun.before, names=(name,), in_place=in_place)
+
+
+def _bad_tests(missing: str) -> Verdict:
+    return Verdict(False, "bad tests", f"the tests need what the sandbox does not have: {missing}")
+
+
+def _of_leetcode(code: str, names: Sequence[str]) -> str:
+    """With the starter's imports, if the tests use LeetCode's class."""
+    return with_starter(code, names) if "Solution" in names else code

@@ -142,7 +142,7 @@ def is_prose(line: str) -> bool:
     Two words side by side, neither of them a word of Python's, are never Python; nor is a lone name any use.
     """
     tokens = _TOKEN.findall(line)
-    if not tokens or tokens[0] in ALONE and len(tokens) == 1:
+    if not tokens or (len(tokens) == 1 and tokens[0] in ALONE):
         return False
     if _MARKUP.match(line) or any(not token.isascii() and not token.isidentifier() for token in tokens):
         return True
