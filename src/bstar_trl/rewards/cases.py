@@ -37,6 +37,9 @@ STARTER = "; ".join(
 
 # Runs beside the tests of a row that names a function and lists its arguments.
 _CALLS = """
+from math import inf, nan
+
+
 def _plain(value):
     if type(value) in (list, tuple):
         return [_plain(item) for item in value]
@@ -49,7 +52,7 @@ def _same(found, expected):
     if type(expected) is list and type(found) is list:
         return len(found) == len(expected) and all(map(_same, found, expected))
     if type(expected) is float and type(found) in (int, float):
-        return found == expected or abs(found - expected) <= 1e-6 * max(1.0, abs(expected))
+        return found == expected or abs(found - expected) <= 1e-6 * max(1.0, abs(expected)) < inf
     return found == expected
 
 

@@ -28,7 +28,7 @@ _FRAME = re.compile(
     re.MULTILINE | re.IGNORECASE,
 )
 _FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)")
-_FENCE_IN_TEXT = re.compile(r"[^`\n]*?[ \t](?P<indent>)(?P<fence>`{3,})(?P<info>[ \t]*(?:python|py)\d?[ \t]*)", re.I)
+_FENCE_IN_TEXT = re.compile(r"[^`\n]*(?P<indent>)(?P<fence>`{3,})(?P<info>[ \t]*(?:python|py)\d?[ \t]*)", re.I)
 _LANGUAGE = re.compile(r"[\s{.]*([\w+#-]*(?:\.\d+)?)")
 _PYTHON = re.compile(r"(?:i?python|py|pypy|cpython)[\d.]*")
 _CODE_IN_INFO = re.compile(
@@ -38,6 +38,7 @@ _QUOTES = re.compile(r"""#.*|\\.|("{3}|'{3})|"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*
 _CLOSING = {quote: re.compile(rf"\\.|({quote})") for quote in ('"""', "'''")}
 _READS = re.compile(r"\binput[ \t]*\(|\bstdin\b(?![ \t]*=[^=])|\bopen[ \t]*\([ \t]*0|\bfileinput\b|\bos\.read\b")
 _UNTAGGED = {"", "code", "solution", "program", "answer"}
+_TOP = re.compile(r"(?:async[ \t]+def|def|class|import|from)\b|@")
 _SESSION = re.compile(r"\s*>>>[ \t]")
 MOST_BLOCKS = 64  # of a response, from its end
 TAGGED, BARE, OUTSIDE, FOREIGN = 3, 2, 1, 0  # blocks tagged as Python, fenced, between fences, of other languages
@@ -57,6 +58,13 @@ class Block:
     def names(self, kind: str) -> set[str]:
         """What its statements define, import, assign, bind or need."""
         return {name for statement in self.statements for name in getattr(statement, kind)}
+
+    def is_quoted_from(self, other: Block) -> bool:
+        """Whether it is a part of another block that reads more input: an explanation, not a program."""
+        lines, others = (f"\n{text.strip(chr(10))}\n" for text in (self.text, other.text))
+        if len(lines) >= len(others) or lines not in others:
+            return False
+        return len(_READS.findall(masked(self.text))) < len(_READS.findall(masked(other.text)))
 
     @property
     def is_body(self) -> bool:
@@ -88,7 +96,8 @@ def extract_code(text: str, names: Collection[str] = (), *, script: bool = False
         `str`: the source.
     """
     blocks = [block for block in _blocks(_answer(text)) if block.text.strip()][-MOST_BLOCKS:]
-    blocks = [block for block in blocks if block.rank > FOREIGN] or blocks
+    blocks = [_at_the_margin(block, body) for block in blocks if block.rank > FOREIGN] or blocks
+    blocks = [block for block in blocks if not (script and any(block.is_quoted_from(other) for other in blocks))]
     if not blocks:
         return ""
     wanted = set(names)
@@ -100,13 +109,22 @@ def extract_code(text: str, names: Collection[str] = (), *, script: bool = False
             reads = acts and bool(_READS.search(masked(_joined(blocks, place, wanted))))
             fit: tuple[float, ...] = (reads, acts)
         else:
-            defined = block.names("defines") | block.names("assigns")
+            defined = block.names("completes") | block.names("assigns")
             fit = (len(defined & wanted), len(block.names("imports") & wanted), body and block.is_body)
         looks = (0, 0) if any(fit) else (bool(block.names("defines")), block.rank)
         return (*fit, block.rank > OUTSIDE, *looks, place)
 
     best = max(range(len(blocks)), key=merit)
     return without_unfinished_end(_joined(blocks, best, wanted)).strip("\n")
+
+
+def _at_the_margin(block: Block, body: bool) -> Block:
+    """The block without the margin that all its lines have; a body keeps it."""
+    first = next(line for line in block.text.split("\n") if line.strip())
+    margin = first[: len(first) - len(first.lstrip())]
+    if body and not _TOP.match(first, len(margin)):
+        return block
+    return Block(_unindented(block.text, margin), block.rank)
 
 
 def _joined(blocks: Sequence[Block], place: int, wanted: set[str]) -> str:

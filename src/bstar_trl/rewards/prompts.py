@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from textwrap import dedent
 from typing import Any
 
 from .base import text_of_content
@@ -175,12 +174,9 @@ def _parse(text: str) -> ast.Module:
 def continued(beginning: Beginning, code: str, names: Sequence[str]) -> str:
     """The program that the prompt begins and the response ends.
 
-    The response is a body, unless it binds one of the names: then it is the whole function again. A docstring of the prompt is left out: a body need not be
-    indented like it.
+    The response is a body, unless it binds one of the names: then it is the whole function again. A docstring of the
+    prompt is left out: a body need not be indented like it.
     """
-    indented = re.match(r"\s+(?:async[ \t]+)?def[ \t]+(\w+)", code)
-    if indented and indented[1] in names:
-        code = dedent(code)
     if not beginning.head or Block(code, 0).names("binds") & set(names):
         return after_features(beginning.before, code)
     last = (beginning.inside or beginning.head).rstrip().rpartition("\n")[2]

@@ -36,6 +36,8 @@ _BOUND = re.compile(
     r"\b(?:def|class|as|global|nonlocal)[ \t]+(\w+)|(\w+)[ \t]*:=|\b(?:lambda|import)\b([^:;\n]*)"
     r"|\bfor[ \t]+((?:(?!\bin\b)[\w,()* \t])*+)"
 )
+_BRACKETS = re.compile(r"\([^()]*+\)|\[[^\[\]]*+\]")
+_STUB = re.compile(r"(?:@[^\n]*\n)*+(?:async[ \t]+)?def\b[^:]*+:?\s*+(?:0++\s*+)?(?:\.\.\.|pass|raise[^\n]*)?\s*")
 _CALL = re.compile(r"\w[ \t]*\(")
 _CONTINUED = re.compile(r"[)\]}]|(?:elif|else|except|finally)\b")  # never the beginning of a statement
 _BEGINNING = re.compile(r"(?:async[ \t]+def|def|class|import|from)\b|@")  # always one
@@ -73,6 +75,14 @@ class Statement:
         if defined is None:
             return set()
         return {defined[1], *(_METHOD.findall(self.masked) if defined[1] == "Solution" else ())}
+
+    @property
+    def completes(self) -> set[str]:
+        """What it defines, unless that is a signature without a body."""
+        bare = self.masked
+        for _ in range(3):  # annotations hold colons
+            bare = _BRACKETS.sub("", bare)
+        return set() if _STUB.fullmatch(bare) else self.defines
 
     @property
     def imports(self) -> set[str]:
@@ -149,8 +159,10 @@ def is_prose(line: str) -> bool:
     words = [token.isidentifier() and token not in WORDS_OF_PYTHON for token in tokens]
     if any(left and right for left, right in pairwise(words)) or words == [True]:
         return True
-    if tokens[-1] == ":":
-        return words[0] and not set("([{=") & set(tokens)
+    if ":" in (tokens[-1], *tokens[1:2]) and words[0] and "=" not in tokens:
+        return all(tokens.count(left) == tokens.count(right) for left, right in ("()", "[]", "{}"))
+    if "->" in line and tokens[0] not in ("def", "async"):
+        return True
     return tokens[-1] in "!?" or (tokens[-1] == "." and tokens[-2:-1] != ["."])
 
 
