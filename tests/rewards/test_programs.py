@@ -286,6 +286,9 @@ HOSTILE = {  # cut to 100,000 characters: quadratic time would be minutes
     "backslashes": "\\" * 1_000_000,
     "thoughts": "<think>" * 140_000,
     "marks": "<|im_start|>" * 80_000,
+    "a word": "a" * 1_000_000,
+    "a string": "x = '" + "a" * 99_000 + "'\ndef f(): return x\n",
+    "words and blanks": "a  \t" * 200_000,
     "halves of marks": "<|" * 500_000,
     "frames": "[BEGIN]\n</code>\n" * 60_000,
     "decorators": "@f(\n" * 250_000,
@@ -297,6 +300,9 @@ HOSTILE = {  # cut to 100,000 characters: quadratic time would be minutes
     "classes": "class Solution:\n def f(s): g(h\n" * 30_000,
     "words": "one two\n x = 1\n" * 70_000,
     "inputs": "```python\ninput()\nx = y\n```\n```python\ny = x\ninput()\n```\n" * 15_000,
+    "assignments in blocks": "```python\n" + "".join(f"a{n} = 1\n" for n in range(8_000)) + "```\n```python\nf("
+    + ", ".join(f"a{n}" for n in range(8_000)) + ")\n```",
+    "blocks in blocks": "".join("```python\n" + "print(input())\n" * n + "```\n" for n in range(100)),
     "features": "from __future__ import (" * 40_000,
 }  # fmt: skip
 

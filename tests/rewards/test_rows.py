@@ -66,8 +66,6 @@ def test_scripts_know_what_their_harnesses_import(reward, code):
         ("def kth(xs, k):\n    heapq.heapify(xs)\n    return [heappop(xs) for _ in range(k)][-1]", 1.0),
         (
             "@cache\n@lru_cache(None)\ndef f(k): return k\n\ndef kth(xs, k): return f(sorted(xs)[k - 1])",
-                "@cache\n", ""
-            ),
             1.0,
         ),
         (

@@ -59,12 +59,17 @@ class Block:
         """What its statements define, import, assign, bind or need."""
         return {name for statement in self.statements for name in getattr(statement, kind)}
 
+    @cached_property
+    def reads(self) -> int:
+        """How often it reads standard input."""
+        return len(_READS.findall(masked(self.text)))
+
     def is_quoted_from(self, other: Block) -> bool:
         """Whether it is a part of another block that reads more input: an explanation, not a program."""
         lines, others = (f"\n{text.strip(chr(10))}\n" for text in (self.text, other.text))
         if len(lines) >= len(others) or lines not in others:
             return False
-        return len(_READS.findall(masked(self.text))) < len(_READS.findall(masked(other.text)))
+        return self.reads < other.reads
 
     @property
     def is_body(self) -> bool:
@@ -136,23 +141,24 @@ def _joined(blocks: Sequence[Block], place: int, wanted: set[str]) -> str:
     others = [*range(len(blocks) - 1, place, -1), *range(place)]
     if chosen.is_body or not others:
         return chosen.text
-    found: dict[str, list[tuple[int, int]]] = {}
+    found: dict[str, tuple[int, int]] = {}
     for at in others:
-        if min(blocks[at].rank, BARE) < min(chosen.rank, BARE):
-            continue
-        for number, statement in enumerate(blocks[at].statements):
-            whole = [(at, index) for index in range(len(blocks[at].statements))] if statement.assigns else []
-            found |= dict.fromkeys(statement.binds, whole or [(at, number)])
+        if min(blocks[at].rank, BARE) >= min(chosen.rank, BARE):
+            for number, statement in enumerate(blocks[at].statements):
+                found |= dict.fromkeys(statement.binds, (at, number))
     taken: set[tuple[int, int]] = set()
-    bound = chosen.names("binds")
+    bound = set(chosen.names("binds"))
     waiting = (wanted | chosen.names("needs")) - bound
     while waiting:
         name = waiting.pop()
         bound.add(name)
-        for at, number in found.get(name, ()):
-            if (at, number) not in taken:
-                taken.add((at, number))
-                waiting |= blocks[at].statements[number].needs - bound
+        at, number = found.get(name, (place, 0))
+        if at == place or (at, number) in taken:
+            continue
+        whole = blocks[at].statements[number].assigns
+        for index in range(len(blocks[at].statements)) if whole else (number,):
+            taken.add((at, index))
+            waiting |= blocks[at].statements[index].needs - bound
     return "\n".join([*(blocks[at].statements[number].text for at, number in sorted(taken)), chosen.text])
 
 

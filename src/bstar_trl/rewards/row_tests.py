@@ -143,7 +143,9 @@ def beyond(texts: tuple[str, ...]) -> str:
 def _tests_in(node: ast.stmt) -> Iterable[str]:
     if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
         yield f"_pytest.run(globals(), {node.name!r})"
-    if isinstance(node, ast.ClassDef) and (node.name.startswith("Test") or "TestCase" in ast.dump(node)):
+    if isinstance(node, ast.ClassDef) and (
+        node.name.startswith("Test") or any(ast.unparse(base).endswith("TestCase") for base in node.bases)
+    ):
         for item in node.body:
             if isinstance(item, ast.FunctionDef) and item.name.startswith("test"):
                 yield f"_pytest.run(globals(), {node.name!r}, {item.name!r})"

@@ -33,7 +33,7 @@ _ASSIGNED = re.compile(r"^([\w \t,()*]+)=(?!=)|^[ \t]*(\w+)[ \t]*:[^=\n]*=(?!=)"
 _PARAMETERS = re.compile(r"\bdef[ \t]+\w+[ \t]*\(([^()]*+(?:\([^()]*+\)[^()]*+)*+)")
 _PARAMETER = re.compile(r"(?:^|,)\s*\*{0,2}(\w+)")
 _BOUND = re.compile(
-    r"\b(?:def|class|as|global|nonlocal)[ \t]+(\w+)|(\w+)[ \t]*:=|\b(?:lambda|import)\b([^:;\n]*)"
+    r"\b(?:def|class|as|global|nonlocal)[ \t]+(\w+)|\b(\w++)[ \t]*:=|\b(?:lambda|import)\b([^:;\n]*)"
     r"|\bfor[ \t]+((?:(?!\bin\b)[\w,()* \t])*+)"
 )
 _BRACKETS = re.compile(r"\([^()]*+\)|\[[^\[\]]*+\]")
@@ -68,7 +68,7 @@ class Statement:
         """The first line at the left margin after the decorators, without its strings and comments."""
         return next((line for line in self.masked.split("\n") if line[:1] not in ("", *" \t@)]}")), "")
 
-    @property
+    @cached_property
     def defines(self) -> set[str]:
         """The function or class that it defines; of a class `Solution` also the methods."""
         defined = _DEFINED.match(self.head)
@@ -84,7 +84,7 @@ class Statement:
             bare = _BRACKETS.sub("", bare)
         return set() if _STUB.fullmatch(bare) else self.defines
 
-    @property
+    @cached_property
     def imports(self) -> set[str]:
         """The names that it imports; `import a.b` binds `a`."""
         if not re.match(r"(?:import|from)\b", self.head):
@@ -92,14 +92,14 @@ class Statement:
         names = self.masked.replace("\n", " ").partition("import")[2].strip("() \t").split(",")
         return {parts[-1] if "as" in parts else parts[0].split(".")[0] for name in names if (parts := name.split())}
 
-    @property
+    @cached_property
     def assigns(self) -> set[str]:
         """The names that it assigns at the left margin."""
         if self.defines or self.imports or _COMPOUND.match(self.head):
             return set()
         return _targets(self.head)
 
-    @property
+    @cached_property
     def binds(self) -> set[str]:
         """All of these."""
         return self.defines | self.imports | self.assigns
