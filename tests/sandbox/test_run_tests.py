@@ -17,7 +17,6 @@ import pytest
 from bstar_trl import sandbox
 from bstar_trl.errors import BStarError, ConfigurationError, SandboxError
 from bstar_trl.sandbox import REASONS, Check, Limits, LocalSandbox, RemoteSandbox, run_tests
-from bstar_trl.sandbox.bridge.scripts import same_output
 
 ADD = "def add(a, b):\n    return a + b\n"
 
@@ -422,21 +421,6 @@ def test_a_script_ends_as_scripts_do():
     program = "import atexit\natexit.register(print, 'end')\nprint('start')\nexit()\nprint('never')"
     assert pool.run(Check(program, cases=(("", "start\nend\n"),))).passed
     pool.close()
-
-
-@pytest.mark.parametrize(
-    ("found", "expected", "equal"),
-    [
-        ("*\n* *\n  *", "  *\n*   *\n*", False),
-        ("  * \n*\n\n", "  *\n*", True),
-        ("a  b", "a b", False),
-        (" 1.0000001 2", " 1.0 2", True),
-        ("1.0 2", " 1.0 2", False),
-        ("1\n\n2", "1\n2", False),
-    ],
-)
-def test_output_is_compared_by_line(found, expected, equal):
-    assert same_output(found, expected) is equal
 
 
 SENDS_RAW = """

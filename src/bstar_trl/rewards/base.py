@@ -76,7 +76,14 @@ def text_of(completion: Any) -> str:
     """The text of a completion in either of TRL's forms: a string, or a list of messages."""
     if isinstance(completion, str):
         return completion
-    return "".join(message["content"] for message in completion)
+    return "".join(text_of_content(message["content"]) for message in completion)
+
+
+def text_of_content(content: Any) -> str:
+    """The text of a message's content: a string, a list of parts (`{"type": "text", "text": ...}`), or None."""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or "" for part in content or ())
 
 
 def refuse_value(value: Any, column: str, reward: str, expected: str) -> NoReturn:

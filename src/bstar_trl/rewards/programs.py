@@ -1,79 +1,264 @@
-"""From a completion to a program, and from a dataset row to its tests, in the public shapes."""
+"""From a response to the program in it.
+
+Responses are untrusted: they are read by regular expressions, in linear time, and neither compiled nor run here.
+"""
 
 from __future__ import annotations
 
-import ast
-import builtins
-import json
 import re
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from ..errors import DatasetError
-from ..sandbox import Check
+from .source import Statement, is_prose, masked, runs_of_code, statements, without_unfinished_end
 
-_OPENING = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n`]*\n", re.MULTILINE)
-_FEATURES = re.compile(r"^from[ \t]+__future__[ \t]+import[^\n]*$", re.MULTILINE)
-_DEFINITION = re.compile(r"^[ \t]*(?:async[ \t]+def|def|class)\b", re.MULTILINE)
-COLUMNS = (  # what a row may say about its tests
-    *("tests", "setup", "test_list", "test_setup_code", "test", "entry_point"),
-    *("input_output", "inputs", "outputs", "fn_name", "in_place"),
+_THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_FIRST_MARKS = re.compile(
+    r"(?:\s*+(?:<s>|<\|(?:im_start|start_header_id|begin_of_text|assistant|start)\|>)(?:assistant\b)?"
+    r"(?:<\|(?:end_header_id|message)\|>)?)*+"
 )
-PYTHON = ("", "python", "py", "python3", "py3")
+_LAST_MARK = re.compile(
+    r"""(?<!["'])<[|\uff5c][^<>|\uff5c\n]{1,40}[|\uff5c]>(?!["'])"""
+    r"|(?:</s>|<eos>|<end_of_turn>|<file_sep>|<EOT>)[ \t]*$|^[ \t]*\[(?:DONE|/PYTHON|/INST|END)\]",
+    re.MULTILINE,
+)
+_TAGS = "code|python|answer|solution|program"
+_FRAME = re.compile(
+    rf"^[ \t]*(?:\[(?:BEGIN|PYTHON|CODE)\]|<(?:{_TAGS})(?:[ ][^<>\n]*)?>)|</(?:{_TAGS})>[ \t]*$",
+    re.MULTILINE | re.IGNORECASE,
+)
+_FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)")
+_FENCE_IN_TEXT = re.compile(r"[^`\n]*(?P<indent>)(?P<fence>`{3,})(?P<info>[ \t]*(?:python|py)\d?[ \t]*)", re.I)
+_LANGUAGE = re.compile(r"[\s{.]*([\w+#-]*(?:\.\d+)?)")
+_PYTHON = re.compile(r"(?:i?python|py|pypy|cpython)[\d.]*")
+_CODE_IN_INFO = re.compile(
+    r"(?:python3?|py)?[ \t]*((?:(?:async[ \t]+def|def|class|from|import|for|while|if|print)\b|return\b|@|#).*)"
+)
+_QUOTES = re.compile(r"""#.*|\\.|("{3}|'{3})|"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+'""")
+_CLOSING = {quote: re.compile(rf"\\.|({quote})") for quote in ('"""', "'''")}
+_READS = re.compile(r"\binput[ \t]*\(|\bstdin\b(?![ \t]*=[^=])|\bopen[ \t]*\([ \t]*0|\bfileinput\b|\bos\.read\b")
+_UNTAGGED = {"", "code", "solution", "program", "answer"}
+_TOP = re.compile(r"(?:async[ \t]+def|def|class|import|from)\b|@")
+_SESSION = re.compile(r"\s*>>>[ \t]")
+MOST_BLOCKS = 64  # of a response, from its end
+TAGGED, BARE, OUTSIDE, FOREIGN = 3, 2, 1, 0  # blocks tagged as Python, fenced, between fences, of other languages
 
-# Runs beside the tests of a row that names a function and lists its arguments, as APPS and LiveCodeBench do.
-_CALLS = """
-def _plain(value):
-    if type(value) in (list, tuple):
-        return [_plain(item) for item in value]
-    if type(value) is dict:
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of a response that may be its program, and where it stood."""
+
+    text: str
+    rank: int
+
+    @cached_property
+    def statements(self) -> list[Statement]:
+        return statements(self.text)
+
+    def names(self, kind: str) -> set[str]:
+        """What its statements define, import, assign, bind or need."""
+        return {name for statement in self.statements for name in getattr(statement, kind)}
+
+    @cached_property
+    def reads(self) -> int:
+        """How often it reads standard input."""
+        return len(_READS.findall(masked(self.text)))
+
+    def is_quoted_from(self, other: Block) -> bool:
+        """Whether it is a part of another block that reads more input: an explanation, not a program."""
+        lines, others = (f"\n{text.strip(chr(10))}\n" for text in (self.text, other.text))
+        if len(lines) >= len(others) or lines not in others:
+            return False
+        return self.reads < other.reads
+
+    @property
+    def is_body(self) -> bool:
+        """Whether it looks like the body of a function."""
+        filled = next((line for line in masked(self.text).split("\n") if line.strip()), "")
+        return filled[:1] in (" ", "\t") or any(re.match(r"(?:return|yield)\b", item.head) for item in self.statements)
 
 
-def _case(space, name, arguments, expected):
-    try:
-        target = eval(name, space)
-    except NameError:
-        target = getattr(eval("Solution", space)(), name)
-    found, expected = _plain(target(*arguments)), _plain(expected)
-    wrapped = type(expected) is list and len(expected) == 1 and expected[0] == found
-    assert found == expected or wrapped, f"expected {expected!r:.100}, got {found!r:.100}"
-"""
+def extract_code(text: str, names: Collection[str] = (), *, script: bool = False, body: bool = False) -> str:
+    """The program in a response; empty if there is none.
 
+    Blocks are what stands in fences, and the runs of code between lines of prose. What a reasoning model thinks aloud
+    does not count, nor do tokens and stop strings at the end. The program is the last of those blocks that do best:
 
-def extract_code(text: str, name: str | None = None) -> str:
-    """The program in a completion.
+    - with `names`: define the most of them; then import them; then look like a body, if `body` is set;
+    - for a script: do something and read standard input, or at least do something;
+    - then: are fenced; if nothing of that told them apart, define anything and are tagged as Python.
 
-    Of fenced blocks the last one that defines `name`, else the last that defines anything, else the last; those of
-    other languages only where there is no Python. A block that is indented as a whole, in a list say, loses that. A
-    fence that is never closed goes to the end; without any fence the whole text is the program. What a reasoning model
-    thinks aloud (up to `</think>`) does not count.
+    Other blocks add what the program uses and does not define. Blocks of other languages count only where there is
+    nothing else.
 
     Args:
-        text (`str`): the completion.
-        name (`str`, *optional*): of the function that is wanted.
+        text (`str`): the response.
+        names (`Collection[str]`): what the tests use.
+        script (`bool`): the program reads standard input.
+        body (`bool`): the program may be the body of a function whose head is in the prompt.
 
     Returns:
-        `str`: the source; empty where there is none.
+        `str`: the source.
     """
-    text = text.rpartition("</think>")[2].replace("\r\n", "\n")
-    blocks: list[tuple[str, str]] = []
-    place = 0
-    while opening := _OPENING.search(text, place):
-        closing = re.compile(rf"^[ \t]*{re.escape(opening[2])}[ \t]*$", re.MULTILINE).search(text, opening.end())
-        end = closing.start() if closing else len(text)
-        blocks.append((opening[3].lower(), _unindented(text[opening.end() : end], opening[1])))
-        place = closing.end() if closing else len(text)
+    blocks = [block for block in _blocks(_answer(text)) if block.text.strip()][-MOST_BLOCKS:]
+    blocks = [_at_the_margin(block, body) for block in blocks if block.rank > FOREIGN] or blocks
+    blocks = [block for block in blocks if not (script and any(block.is_quoted_from(other) for other in blocks))]
     if not blocks:
-        return text.strip("\n")
-    candidates = [block for language, block in blocks if language in PYTHON] or [block for _, block in blocks]
-    defining = [block for block in candidates if _DEFINITION.search(block)]
-    wanted = [block for block in candidates if name and _definition_of(name).search(block)]
-    return (wanted or defining or candidates)[-1].strip("\n")
+        return ""
+    wanted = set(names)
+
+    def merit(place: int) -> tuple[float, ...]:
+        block = blocks[place]
+        if script:
+            acts = any(item.acts for item in block.statements)
+            reads = acts and bool(_READS.search(masked(_joined(blocks, place, wanted))))
+            fit: tuple[float, ...] = (reads, acts)
+        else:
+            defined = block.names("completes") | block.names("assigns")
+            fit = (len(defined & wanted), len(block.names("imports") & wanted), body and block.is_body)
+        looks = (0, 0) if any(fit) else (bool(block.names("defines")), block.rank)
+        return (*fit, block.rank > OUTSIDE, *looks, place)
+
+    best = max(range(len(blocks)), key=merit)
+    return without_unfinished_end(_joined(blocks, best, wanted)).strip("\n")
+
+
+def _at_the_margin(block: Block, body: bool) -> Block:
+    """The block without the margin that all its lines have; a body keeps it."""
+    first = next(line for line in block.text.split("\n") if line.strip())
+    margin = first[: len(first) - len(first.lstrip())]
+    if body and not _TOP.match(first, len(margin)):
+        return block
+    return Block(_unindented(block.text, margin), block.rank)
+
+
+def _joined(blocks: Sequence[Block], place: int, wanted: set[str]) -> str:
+    """A block after those statements of others that define what it needs: of the nearest one before it, or after it.
+
+    A name that is assigned comes with its whole block, whose other statements may have led to it.
+    """
+    chosen = blocks[place]
+    others = [*range(len(blocks) - 1, place, -1), *range(place)]
+    if chosen.is_body or not others:
+        return chosen.text
+    found: dict[str, tuple[int, int]] = {}
+    for at in others:
+        if min(blocks[at].rank, BARE) >= min(chosen.rank, BARE):
+            for number, statement in enumerate(blocks[at].statements):
+                found |= dict.fromkeys(statement.binds, (at, number))
+    taken: set[tuple[int, int]] = set()
+    bound = set(chosen.names("binds"))
+    waiting = (wanted | chosen.names("needs")) - bound
+    while waiting:
+        name = waiting.pop()
+        bound.add(name)
+        at, number = found.get(name, (place, 0))
+        if at == place or (at, number) in taken:
+            continue
+        whole = blocks[at].statements[number].assigns
+        for index in range(len(blocks[at].statements)) if whole else (number,):
+            taken.add((at, index))
+            waiting |= blocks[at].statements[index].needs - bound
+    return "\n".join([*(blocks[at].statements[number].text for at, number in sorted(taken)), chosen.text])
+
+
+def _answer(text: str) -> str:
+    """What is said aloud, without the tokens of a chat template and without what follows a stop string."""
+    text = text.replace("\r\n", "\n").lstrip("\ufeff")
+    start, end = 0, len(text)
+    for tag in _THOUGHT.finditer(text):
+        if tag[1]:
+            start, end = tag.end(), len(text)
+        elif end == len(text):
+            end = tag.start()  # a thought that nothing closes holds no answer
+    text = text[start:end]
+    if marks := _FIRST_MARKS.match(text):
+        text = text[marks.end() :]
+    last = _LAST_MARK.search(text)
+    return text[: last.start()] if last and text[: last.start()].strip() else text
+
+
+def _blocks(text: str, *, nested: bool = False, strings: bool = True) -> list[Block]:
+    """The blocks of a text in their order. With `strings`, a fence inside an unfenced docstring opens none."""
+    lines = text.split("\n")
+    blocks: list[Block] = []
+    outside: list[str] = []
+    place, loose = 0, False
+    quote: str | None = None
+    while place < len(lines):
+        line = lines[place]
+        place += 1
+        opening = None if quote else _FENCE.fullmatch(line) or _FENCE_IN_TEXT.fullmatch(line)
+        if not opening:
+            outside.append(line)
+            quote = _open_quote(line, quote) if strings else None
+            continue
+        first = not blocks
+        blocks += _outside(outside)
+        outside = []
+        if first and blocks and not opening["info"].strip() and _is_code(text):
+            continue  # this fence closes what the prompt has opened
+        body, after, torn = _fenced(lines, place, opening["fence"], loose=loose)
+        if torn:  # its quotes are no Python's
+            loose = True
+            body, after, _ = _fenced(lines, place, opening["fence"], loose=True)
+        place = after
+        in_info = _CODE_IN_INFO.fullmatch(opening["info"].strip())
+        body = [in_info[1], *body] if in_info else body
+        language = "" if in_info else _LANGUAGE.match(opening["info"])[1].lower()  # type: ignore[index]
+        code = _unindented("\n".join(body), opening["indent"])
+        rank = TAGGED if _PYTHON.fullmatch(language) else BARE if language in _UNTAGGED else FOREIGN
+        if not nested and (rank < TAGGED or _FENCE.match(code.lstrip("\n"))):
+            inner = [block for block in _blocks(code, nested=True) if block.rank > OUTSIDE]
+            if inner:
+                blocks += inner
+                continue
+        blocks.append(Block(code, FOREIGN if _SESSION.match(code) else rank))
+    if quote:  # the quotes of prose
+        return _blocks(text, nested=nested, strings=False)
+    return blocks + _outside(outside)
+
+
+def _outside(lines: Sequence[str]) -> list[Block]:
+    text = _FRAME.sub("\n<>\n", "\n".join(lines))
+    return [Block(run, OUTSIDE) for run in runs_of_code(text) if run.strip()]
+
+
+def _is_code(text: str) -> bool:
+    return not is_prose(masked(text.lstrip("\n").partition("\n")[0]))
+
+
+def _fenced(lines: Sequence[str], place: int, fence: str, *, loose: bool) -> tuple[list[str], int, bool]:
+    """The lines in a fence, the place after it, and whether a string is still open there.
+
+    A fence inside a string, a docstring say, does not close it, unless `loose` is set. A fence that is never closed
+    goes to the end; one that opens another closes it.
+    """
+    body: list[str] = []
+    quote: str | None = None
+    for at in range(place, len(lines)):
+        line = lines[at].rstrip()
+        if line.lstrip().startswith(fence) and (loose or not quote):
+            info = line.lstrip().lstrip(fence[0])
+            if fence[0] not in info:
+                return body, at + (not info), False
+        elif line.endswith(fence):
+            code = line.rstrip(fence[0])
+            if loose or not _open_quote(code, quote):
+                return [*body, code], at + 1, False
+        body.append(lines[at])
+        quote = _open_quote(line, quote)
+    return body, len(lines), bool(quote) and not loose
+
+
+def _open_quote(line: str, quote: str | None) -> str | None:
+    """The triple quote that is open after a line, if `quote` was open before it."""
+    place = 0
+    while found := (_CLOSING[quote] if quote else _QUOTES).search(line, place):
+        place = found.end()
+        if found[1]:
+            quote = None if quote else found[1]
+    return quote
 
 
 def _unindented(block: str, indent: str) -> str:
@@ -81,160 +266,3 @@ def _unindented(block: str, indent: str) -> str:
     if not indent or not all(line.startswith(indent) or not line.strip() for line in lines):
         return block
     return "\n".join(line.removeprefix(indent) for line in lines)
-
-
-def _definition_of(name: str) -> re.Pattern[str]:
-    """A function of this name, or the name bound to one, at the top level."""
-    return re.compile(rf"^(?:(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b|{re.escape(name)}[ \t]*[:=])", re.MULTILINE)
-
-
-def check_of_row(prompt: Any, code: str, row: Mapping[str, Any], reward: str) -> Check:
-    """The check of one completion's code against its row.
-
-    Args:
-        prompt: the row's prompt: text or messages.
-        code (`str`): the program, or for HumanEval possibly only a function's body.
-        row (`Mapping`): its values of `COLUMNS`.
-        reward (`str`): what errors call the reward.
-
-    Raises:
-        DatasetError: the row has none of the public shapes.
-    """
-    _of_type(row, str, ("setup", "test_setup_code"), reward)
-    _of_type(row, bool, ("in_place",), reward)
-    in_place = row.get("in_place")
-    setup = row.get("setup") or row.get("test_setup_code") or ""
-    tests = row.get("tests") or row.get("test_list")
-    if tests:
-        texts = tuple(_texts(tests, "tests", reward))
-        return Check(code, texts, setup, in_place=_works_in_place(texts) if in_place is None else in_place)
-    _of_type(row, str, ("test", "entry_point"), reward)
-    if row.get("test") and row.get("entry_point"):
-        check = _human_eval(_prompt_code(prompt), code, row["test"], row["entry_point"])
-        return replace(check, in_place=bool(in_place))
-    cases = row
-    if row.get("input_output"):
-        cases = row["input_output"]
-        cases = _json(cases, "input_output", reward) if isinstance(cases, str) else cases
-        if not isinstance(cases, Mapping):
-            raise DatasetError(f"reward '{reward}': column 'input_output' must hold an object, got {cases!r:.80}")
-    _of_type(cases, list | tuple, ("inputs", "outputs"), reward)
-    _of_type(cases, str, ("fn_name",), reward)
-    if cases.get("inputs") and cases.get("outputs"):
-        return _apps(code, cases, reward)
-    shapes = "'tests' (MBPP), 'test' and 'entry_point' (HumanEval), or 'inputs' and 'outputs' (APPS)"
-    filled = ", ".join(name for name, value in row.items() if value) or "none of them"
-    raise DatasetError(f"reward '{reward}' needs filled columns {shapes}; this row has {filled}")
-
-
-@lru_cache(maxsize=1024)
-def _works_in_place(tests: tuple[str, ...]) -> bool:
-    """Whether the tests of a row without the column `in_place` can only mean a function that works in place.
-
-    So it is where the tests call the program by statements alone, `sort_it(xs)`, and never see what it returns. Other
-    tests get no argument back, since `assert f(xs) == sorted(xs)` would pass if `f` emptied `xs`.
-    """
-    try:
-        trees = [ast.parse(test) for test in tests]
-    except (SyntaxError, ValueError):
-        return False  # the verdict will say so
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    if any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda) for node in nodes):
-        return False  # a function of the tests may call the program
-    statements = [node.value for tree in trees for node in tree.body if isinstance(node, ast.Expr)]
-    calls = [node for node in nodes if isinstance(node, ast.Call) and not _is_builtin(node.func)]
-    return any(isinstance(item, ast.Name) for call in calls for item in call.args) and all(
-        any(call is statement for statement in statements) for call in calls
-    )
-
-
-def _is_builtin(function: ast.expr) -> bool:
-    return isinstance(function, ast.Name) and hasattr(builtins, function.id)
-
-
-def _texts(value: Any, column: str, reward: str) -> Sequence[str]:
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
-        raise DatasetError(f"reward '{reward}': column '{column}' must hold a list of texts, got {value!r:.80}")
-    texts: Sequence[str] = value
-    return texts
-
-
-def _of_type(row: Mapping[str, Any], kind: Any, columns: Sequence[str], reward: str) -> None:
-    for column in columns:
-        value = row.get(column)
-        if value is not None and not isinstance(value, kind):
-            wanted = {str: "a text", bool: "true or false"}.get(kind, "a list")
-            raise DatasetError(f"reward '{reward}': column '{column}' must hold {wanted}, got {value!r:.80}")
-
-
-def _json(text: str, column: str, reward: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(
-            f"reward '{reward}': column '{column}' must hold JSON ({error}), got {text!r:.80}"
-        ) from None
-
-
-def _human_eval(prompt: str, code: str, test: str, entry_point: str) -> Check:
-    """The prompt ends in the head of the function; the code is its body, or the whole function again."""
-    start = _definition_of(entry_point).search(prompt)
-    if _definition_of(entry_point).search(code):
-        features = "\n".join(_FEATURES.findall(code))  # these stand first in a program
-        program = features + "\n" + (prompt[: start.start()] if start else "") + "\n" + _FEATURES.sub("", code)
-    else:
-        program = prompt + ("" if prompt.endswith("\n") else "\n") + _as_body(code)
-    # What else the prompt defines (`poly` in HumanEval/32) is the tests' own: a program cannot redefine it for them.
-    trusted = prompt if start and _compiles(prompt) else ""
-    return Check(program, (f"{test}\ncheck({entry_point})",), trusted=trusted, names=(entry_point,))
-
-
-def _as_body(code: str) -> str:
-    """Indented as the body of a function, though the first line or all of them may have lost that."""
-    lines = code.split("\n")
-    filled = [line for line in lines if line.strip()]
-    if not filled or filled[0][0] in " \t":
-        return code
-    second = len(filled[1]) - len(filled[1].lstrip()) if len(filled) > 1 else 0
-    if second >= (8 if filled[0].rstrip().endswith(":") else 4):
-        return "    " + code
-    return "\n".join("    " + line for line in lines)
-
-
-def _prompt_code(prompt: Any) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    users = [message["content"] for message in prompt if message["role"] == "user"]
-    return extract_code(users[-1]) if users else ""
-
-
-@lru_cache(maxsize=1024)
-def _compiles(source: str) -> bool:
-    """Whether a row's own text is Python; never asked of a completion."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(source, "prompt", "exec")
-    except (SyntaxError, ValueError):
-        return False
-    return True
-
-
-def _apps(code: str, cases: Mapping[str, Any], reward: str) -> Check:
-    inputs, outputs, name = cases["inputs"], cases["outputs"], cases.get("fn_name")
-    if len(inputs) != len(outputs):
-        raise DatasetError(f"reward '{reward}': {len(inputs)} inputs, but {len(outputs)} outputs")
-    if not name:
-        return Check(code, cases=tuple(zip(map(_lines, inputs), map(_lines, outputs), strict=True)))
-    tests = []
-    for given, expected in zip(inputs, outputs, strict=True):
-        if isinstance(given, str):  # LiveCodeBench: an argument a line, as JSON
-            given = [_json(line, "inputs", reward) for line in given.splitlines() if line.strip()]
-        if isinstance(expected, str) and isinstance(cases["inputs"][0], str):
-            expected = _json(expected, "outputs", reward)
-        tests.append(f"_case(globals(), {name!r}, {given!r}, {expected!r})")
-    return Check(code, tuple(tests), trusted=_CALLS, names=(name, "Solution"))
-
-
-def _lines(value: Any) -> str:
-    return value if isinstance(value, str) else "\n".join(str(item) for item in value)

@@ -12,24 +12,34 @@ from tqdm.auto import tqdm
 from ..errors import ConfigurationError
 from ..sandbox import Check, Executor, Limits, LocalSandbox, Verdict
 from .base import RewardFn, Score
-from .programs import COLUMNS, check_of_row, extract_code
+from .rows import COLUMNS, check_of_row
 
 
 class UnitTests(RewardFn):
     """1 where the program in a response passes every test of its row, else 0, with a reason: a verifier.
 
-    The program is the fenced code block of the response, or all of it (`programs.extract_code`). It runs in a sandbox,
-    the tests in another; what passes between the two stands in docs/sandbox.md. Rows come in three shapes:
+    The program is the block of the response that defines what the tests use, or that reads standard input
+    (`programs.extract_code`). It runs in a sandbox, the tests in another; what passes between the two stands in
+    docs/sandbox.md. Rows come in these shapes; the first whose columns are filled counts:
 
-    - MBPP: `tests` (a list of statements) and `setup`, run in the order program, setup, tests;
-    - HumanEval: `prompt`, `test`, which defines `check(candidate)`, and `entry_point`; the response is the body of the
-      function, or the whole function;
-    - APPS: `inputs` and `outputs` for standard input and output, or with `fn_name` for calls of that function or of a
-      method of `Solution`; or all of them as JSON in `input_output`.
+    - MBPP, AceCode: `tests`, `test_list` or `test_cases` (a list of statements, perhaps as JSON) and `setup`,
+      `test_setup_code` or `test_imports`, run in the order program, setup, tests;
+    - HumanEval, LeetCodeDataset: `prompt`, `test`, which defines `check(candidate)`, and `entry_point` (a function, or
+      `Solution().method`); the response is the body of the function, or the whole function;
+    - KodCode: `test` or `test_code`, written for pytest or unittest, which may import the program from `solution`;
+    - APPS, TACO: `inputs` and `outputs` for standard input and output, or with `fn_name` for calls of that function or
+      of a method of `Solution`; or all of them as JSON in `input_output`;
+    - LiveCodeBench: `public_test_cases`, `private_test_cases` (packed or not), `test_cases` or `input_output`, each a
+      list of objects with `input`, `output` and `testtype` (`stdin` or `functional`), perhaps as JSON; the function's
+      name stands in `metadata` (`func_name`) or in `starter_code`.
+
+    The code in the prompt of the first three, or in `starter_code`, begins the program if the response is a body. Of
+    APPS and LiveCodeBench, and of tests that use `Solution`, programs know what those harnesses import
+    (`cases.STARTER`); other programs import what they need.
 
     A row whose functions change their arguments has the column `in_place`. Without that column, tests that call the
-    program by statements alone say the same. A row gets `None`, *cannot be judged*, where its tests do not compile or
-    pass objects of their own classes to the program.
+    program by statements alone say the same. A row gets `None`, *cannot be judged*, where its tests do not compile,
+    pass objects of their own classes to the program, or need what the sandbox does not have.
 
     Args:
         name (`str`, *optional*): what logs call it.
@@ -71,17 +81,16 @@ class UnitTests(RewardFn):
         """One score per completion: 1, 0 or `None`, and why. Equal programs for equal tests are run once.
 
         Raises:
-            DatasetError: a row has none of the three shapes.
+            DatasetError: a row has none of these shapes.
             SandboxError: programs cannot be run here.
         """
-        checks: list[Check | None] = []
+        checks: list[Check | Verdict | None] = []
         for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             row = {column: columns[column][place] for column in COLUMNS if column in columns}
-            wanted = row.get("entry_point") or row.get("fn_name")
-            code = extract_code(completion, wanted if isinstance(wanted, str) else None)
-            checks.append(check_of_row(prompt, code, row, self.name) if code.strip() else None)
-        verdicts = self._run([check for check in dict.fromkeys(checks) if check is not None])
-        return [Score(0.0, "no code") if check is None else _score(verdicts[check]) for check in checks]
+            checks.append(check_of_row(prompt, completion, row, self.name))
+        verdicts = self._run([check for check in dict.fromkeys(checks) if isinstance(check, Check)])
+        found = [verdicts[check] if isinstance(check, Check) else check for check in checks]
+        return [Score(0.0, "no code") if verdict is None else _score(verdict) for verdict in found]
 
     def close(self) -> None:
         """End the sandboxes. The next call starts new ones."""

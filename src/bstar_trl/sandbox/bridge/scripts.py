@@ -1,11 +1,12 @@
-"""The tests' side for programs that read standard input and write standard output: is the output the expected one?"""
+"""The tests' side for programs that read standard input and write standard output."""
 
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import threading
+
+from ..outputs import same_output
 
 JUDGED_OUTPUT = 16 << 20  # bytes; what a program writes beyond them is read and dropped
 
@@ -37,22 +38,3 @@ def _feed(end: socket.socket, given: bytes) -> None:
     with contextlib.suppress(OSError):  # it does not read
         end.sendall(given)
         end.shutdown(socket.SHUT_WR)
-
-
-def same_output(found: str, expected: str) -> bool:
-    """Equal but for blanks at line ends and empty lines at the end; numbers within 1e-6 where they are decimals."""
-    # Words, and the blanks between them.
-    left, right = (
-        re.split(r"(\s+)", "\n".join(line.rstrip() for line in text.rstrip().splitlines()))
-        for text in (found, expected)
-    )
-    return len(left) == len(right) and all(map(_same_word, left, right))
-
-
-def _same_word(found: str, expected: str) -> bool:
-    if found == expected or "." not in expected or max(len(found), len(expected)) > 40:
-        return found == expected
-    try:
-        return abs(float(found) - float(expected)) <= 1e-6 * max(1.0, abs(float(expected)))
-    except ValueError:
-        return False
