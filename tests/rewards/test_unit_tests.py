@@ -206,8 +206,7 @@ def test_mixed_rows_and_equal_programs(reward):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "", "answer": "4"}, "needs filled columns 'tests'.*; this row has none of them"),
-        ({"prompt": "", "tests": []}, "this row has none of them"),
+        ({"prompt": "", "answer": "4"}, "needs .*columns.*'tests'"),
         ({"prompt": "", "tests": "assert True"}, "'tests' must hold a list of texts"),
         ({"prompt": "", "tests": 5}, "'tests' must hold a list of texts, got 5"),
         ({"prompt": "", "tests": ["assert 1"], "in_place": "yes"}, "'in_place' must hold true or false, got 'yes'"),
@@ -223,6 +222,16 @@ def test_mixed_rows_and_equal_programs(reward):
 def test_rows_of_no_known_shape_are_errors(reward, row, message):
     with pytest.raises(DatasetError, match=message):
         scores(reward, [row], ["x = 1"])
+    with pytest.raises(DatasetError, match=message):
+        reward.check_row(row)
+
+
+@pytest.mark.parametrize("tests", [None, [], ""])
+def test_a_row_without_tests_cannot_be_judged(reward, tests):
+    row = {"prompt": "", "answer": "4", "tests": tests, "test": None}
+    reward.check_row(row)
+    (score,) = scores(reward, [row], ["x = 1"])
+    assert (score.value, score.reason) == (None, "bad tests: the row has none")
 
 
 @pytest.mark.parametrize(

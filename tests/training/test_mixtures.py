@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from conftest import has_digit, make_dataset, make_trainer, text_of
+from datasets import Dataset
+from policies import make_guesser
 
 from bstar_trl import BSTaRTrainer
 from bstar_trl.errors import DatasetError, EmptySelectionError, RewardError
-from bstar_trl.rewards import AnswerMatch, RewardFn, Score
+from bstar_trl.rewards import AnswerMatch, MultipleChoice, RewardFn, Score, UnitTests
 
 
 class Recorder(BSTaRTrainer):
@@ -154,6 +158,29 @@ def test_rows_of_no_verifier_are_unjudged(tmp_path, model_path):
     trainer.train()
     evens = np.array([int(trainer.queries[query]["prompt"][0]) % 2 == 0 for query in trainer.rollouts.query_ids_R])
     assert (trainer.rollouts.judged_R == ~evens).all()
+
+
+def test_the_package_s_verifiers_leave_the_rows_of_others_alone(tmp_path):
+    """A program answers one row, a choice another, a number the third; no column says which."""
+    path = str(tmp_path / "policy")
+    prompts = ["Double n.", "1 + 1 = ?", "Red or blue?"]
+    make_guesser(path, prompts)
+    rows = Dataset.from_list(
+        [
+            {"prompt": prompts[0], "answer": None, "choice": None, "tests": ["assert double(2) == 4"]},
+            {"prompt": prompts[1], "answer": "2", "choice": None, "tests": None},
+            {"prompt": prompts[2], "answer": None, "choice": "A", "tests": None},
+        ]
+    )
+    names = ["math", "choice", "code"]
+    rewards = [AnswerMatch(name="math"), MultipleChoice("choice", name="choice"), UnitTests(name="code")]
+    args = {"reward_funcs": rewards, "verifier": names, "train_dataset": rows, "num_generations": 4}
+    trainer = make_trainer(tmp_path, path, trainer=Recorder, max_steps=1, **args)
+    with contextlib.suppress(EmptySelectionError):
+        trainer.train()
+    for row, mine in enumerate(("code", "math", "choice")):
+        values = trainer.rollouts.values_RF[trainer.rollouts.query_ids_R == row]
+        assert [name for name, column in zip(names, values.T, strict=True) if not np.isnan(column).all()] == [mine]
 
 
 def test_nothing_is_trained_where_no_response_is_correct(tmp_path, model_path):

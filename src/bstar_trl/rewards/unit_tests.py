@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DatasetError
 from ..sandbox import Check, Executor, Limits, LocalSandbox, Verdict
 from .base import RewardFn, Score
 from .rows import COLUMNS, check_of_row
+
+NO_TESTS = Verdict(False, "bad tests", "the row has none")
 
 
 class UnitTests(RewardFn):
@@ -39,7 +41,8 @@ class UnitTests(RewardFn):
 
     A row whose functions change their arguments has the column `in_place`. Without that column, tests that call the
     program by statements alone say the same. A row gets `None`, *cannot be judged*, where its tests do not compile,
-    pass objects of their own classes to the program, or need what the sandbox does not have.
+    pass objects of their own classes to the program, or need what the sandbox does not have; and where it has none, as
+    the rows of other tasks in a mixture.
 
     Args:
         name (`str`, *optional*): what logs call it.
@@ -77,6 +80,17 @@ class UnitTests(RewardFn):
         self._workers = local.workers
         self._progress = progress
 
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Refuse a row without any of the columns, or with values that have none of the shapes."""
+        tests = {column: row[column] for column in COLUMNS if column in row}
+        if not tests:
+            raise DatasetError(
+                f"reward '{self.name}' needs columns with tests, such as 'tests' (MBPP), 'test' and 'entry_point' "
+                f"(HumanEval) or 'inputs' and 'outputs' (APPS), but the dataset has {', '.join(row)}"
+            )
+        if any(tests.values()):
+            check_of_row(row["prompt"], "pass", tests, self.name)
+
     def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:
         """One score per completion: 1, 0 or `None`, and why. Equal programs for equal tests are run once.
 
@@ -87,7 +101,8 @@ class UnitTests(RewardFn):
         checks: list[Check | Verdict | None] = []
         for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             row = {column: columns[column][place] for column in COLUMNS if column in columns}
-            checks.append(check_of_row(prompt, completion, row, self.name))
+            is_mine = any(row.values()) or not row
+            checks.append(check_of_row(prompt, completion, row, self.name) if is_mine else NO_TESTS)
         verdicts = self._run([check for check in dict.fromkeys(checks) if isinstance(check, Check)])
         found = [verdicts[check] if isinstance(check, Check) else check for check in checks]
         return [Score(0.0, "no code") if verdict is None else _score(verdict) for verdict in found]
