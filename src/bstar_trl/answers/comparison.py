@@ -16,34 +16,30 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
-from .notation import (
-    Numeral,
-    clean,
-    equal_numerals,
-    last_numeral,
-    letters,
-    normal_form,
-    numerals_in,
-    read_numeral,
-    shown,
-    wording,
-)
-from .statements import Statement, statements
+from .notation import clean, normal_form, shown
+from .numerals import Numeral, equal_numerals, last_numeral, numerals_in, read_numeral
+from .solution_sets import as_set
+from .statements import Statement, ends_in_open_box, spoken, statements
+from .words import letters, restricted, short_words, wording
 from .workers import Outcome, WorkerPool
 
 GOLD_LENGTH = 500  # characters: a longer gold text without a marked answer is not an answer
 ANSWER_LENGTH = 1000  # characters: a longer answer equals no gold answer, and parsing it would only cost time
 
 _CLAUSE_END = re.compile(
-    r"[,;:](?= (?!or\b|and\b)[a-zA-Z])| \(|(?:,|\s)\s?(?:because|since|which|where|as|so|when|if)\s"
+    r"[,;:](?= (?!or\b|and\b|[a-zA-Z]\w{0,9} ?=)[a-zA-Z])| \(|(?:,|\s)\s?(?:because|since|which|where|as|so|when|if)\s"
+    r"|,?\s(?:and|but)\s(?=(?:I|we|you|he|she|it|they|this|that|there|not)\b)"
 )
 _REASON_END = re.compile(r",?\s(?:because|since|where)\s")
 _FORMULA = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 _BASED = re.compile(r"([0-9A-Za-z]+)_\{?([0-9]{1,3})\}?")
 _IS = re.compile(r"=|\b(?:is|are)\b")
-_OPERATORS = re.compile(r"[\\^_*+!|]|\bnot\b")
+_OPERATORS = re.compile(r"[\\^_*+!|<>]|\bnot\b")
+# A letter right after a number, such as 5m: in a gold answer it may be a variable.
+_VARIABLE = re.compile(r"[0-9}] ?[a-zA-Z](?![a-zA-Z.'+\-0-9]| [a-zA-Z])")
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,8 @@ def read_gold(value: Any) -> Gold:
         return Gold(problem="gold answer is empty")
     if len(answer) > GOLD_LENGTH:
         return Gold(problem="gold answer marks no final answer")
-    return Gold(answer, read_numeral(answer), wording(answer))
+    numeral = None if _VARIABLE.search(clean(answer)) else read_numeral(answer)
+    return Gold(answer, numeral, wording(answer))
 
 
 def final_answer(text: str, *, numeric: bool = False) -> str | None:
@@ -107,18 +104,28 @@ def final_answer(text: str, *, numeric: bool = False) -> str | None:
     Returns:
         `str`, *optional*: the answer verbatim, or `None` if the response states no answer.
     """
+    text = spoken(text)
     loose = None  # a sentence without exactly one number; used if the response states nothing else
+    denied: set[Fraction] = set()  # "the answer is not 7"
     for statement in reversed(statements(text)):
         if statement.kind == "hashes" and not statement.last_line and read_numeral(statement.content) is None:
             continue
         if not numeric:
             return _formula(statement)
         answer = _number_of(statement)
-        if statement.kind == "box" or read_numeral(answer) is not None:
+        if statement.kind == "phrase" and restricted(answer):
+            denied.update(item.value for item in map(read_numeral, numerals_in(answer)) if item)
+            continue
+        numeral = read_numeral(answer)
+        if numeral is not None and numeral.value in denied:
+            continue
+        if statement.kind == "box" or numeral is not None:
             return answer
         if loose is None and re.search(r"[0-9\\\u03c0]", answer):
             loose = answer
-    return loose or (last_numeral(text) if numeric else None)
+    if loose or not numeric or ends_in_open_box(text):
+        return loose
+    return last_numeral(text, denied)
 
 
 class AnswerComparer:
@@ -147,7 +154,7 @@ class AnswerComparer:
             if decided is None:
                 open_pairs.setdefault((gold.answer, str(answer)), []).append(index)
             judgements.append(decided or _wrong(answer))
-        pairs = [(clean(gold), clean(answer)) for gold, answer in open_pairs]
+        pairs = [(as_set(clean(gold)), as_set(clean(answer))) for gold, answer in open_pairs]
         for (_, answer), indices, outcome in zip(
             open_pairs, open_pairs.values(), self.pool.compare(pairs), strict=True
         ):
@@ -170,17 +177,27 @@ def _decide(gold: Gold, answer: str | None) -> Judgement | None:
         return Judgement(False, f"answer too long: {len(answer)} characters")
     if normal_form(answer) == normal_form(gold.answer):
         return Judgement(True, "correct")
-    if gold.wording is not None:
-        return Judgement(True, "correct") if letters(answer) == gold.wording else _wrong(answer)
-    if wording(answer) is not None:
+    if restricted(answer) != restricted(gold.answer):
         return _wrong(answer)
+    numeral = read_numeral(answer) if gold.numeral else None
+    if gold.numeral is not None and numeral is not None:
+        return Judgement(True, "correct") if equal_numerals(gold.numeral, numeral) else _wrong(answer)
+    if (same := _same_words(gold, answer)) is not None:
+        return Judgement(True, "correct") if same else _wrong(answer)
     based = _BASED.fullmatch(normal_form(answer)), _BASED.fullmatch(normal_form(gold.answer))
     if based[0] and based[1]:  # math-verify would drop both bases
         return Judgement(True, "correct") if based[0].groups() == based[1].groups() else _wrong(answer)
-    numeral = read_numeral(answer) if gold.numeral else None
-    if gold.numeral is None or numeral is None:
-        return None
-    return Judgement(True, "correct") if equal_numerals(gold.numeral, numeral) else _wrong(answer)
+    return None
+
+
+def _same_words(gold: Gold, answer: str) -> bool | None:
+    """Whether two answers in words are equal; `None` if one of them is a formula, or may be one."""
+    if gold.wording is not None:
+        return letters(answer) == gold.wording
+    if wording(answer) is not None:
+        return re.fullmatch("[a-zA-Z]{2,}", gold.answer) is not None and letters(answer) == letters(gold.answer)
+    words = short_words(gold.answer), short_words(answer)
+    return words[0] == words[1] if any(words) and letters(answer).isalpha() else None
 
 
 def _judgement_of(outcome: Outcome, answer: str) -> Judgement:
@@ -199,7 +216,7 @@ def _formula(statement: Statement) -> str:
         return statement.content
     content = _REASON_END.split(statement.content, maxsplit=1)[0]
     formula = _FORMULA.search(content)
-    if formula is None or re.search(r"[0-9$\\=+\-/*^]", content[: formula.start()] + content[formula.end() :]):
+    if formula is None or restricted(content[: formula.end()]) or re.search(r"[0-9$\\=+\-/*^]", content[: formula.start()] + content[formula.end() :]):
         return content
     return formula[1] or formula[2]
 
@@ -209,6 +226,8 @@ def _number_of(statement: Statement) -> str:
     if statement.kind == "box" or read_numeral(statement.content) is not None:
         return statement.content
     clause = _CLAUSE_END.split(clean(statement.content), maxsplit=1)[0]
+    if restricted(clause):
+        return clause
     result = _IS.split(clause)[-1].strip()
     if not re.search(r"[0-9]", result):
         result = clause

@@ -9,15 +9,19 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from .notation import plain
+from .words import restricted
+
 PHRASE_LENGTH = 1000  # largest number of characters read after "the answer is"
 STATEMENTS = 64  # only the last ones of a longer list are kept
 
 _BRACES = re.compile(r"(?P<box>(?<!\\)\\+(?:boxed|fbox)\s{0,9}\{)|\\\\|\\[{}]|(?P<open>\{)|(?P<close>\})")
-_BARE_BOX = re.compile(r"\\boxed\s{0,9}(?P<content>-?[0-9](?:[0-9.,]*[0-9])?)")
-_TAGS = re.compile(r"<answer>(?P<content>.{1,1000}?)</answer>", re.DOTALL)
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
+_BARE_BOX = re.compile(r"\\boxed\s{0,9}(?P<content>-?[0-9](?:[0-9.,]*[0-9])?|(?<=\s)[a-zA-Z](?![a-zA-Z]))")
+_TAGS = re.compile(r"<answer>(?P<content>.{1,1000}?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(?P<content>[^\n#]*)")
 _PHRASE = re.compile(
-    r"""\banswers?\b [\s*_`]{0,9}
+    r"""(?<![a-zA-Z]) answers? (?![a-zA-Z]) [\s*_`"']{0,9}
         (?: (?: (?: \( | (?:to|for|of|in|choice|option)\b ) [^.:=\n]{0,80}? )?
             (?: \b(?:is|are|was|equals|(?:would|will|must|should)\s+be|comes\s+(?:out\s+)?to)\b | : )
           | = )
@@ -25,6 +29,13 @@ _PHRASE = re.compile(
       | ^[ \t]* (?:\#{1,6}|\*\*) [ \t*]* (?:the[ ])? (?:final[ ])? answer [ \t*]* \n \s{0,20}""",
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
+_BULLET = re.compile(r"^[-\u2022]\s+")
+_JSON_KEY = re.compile(r"""["']\s{0,9}:\s{0,9}$""")
+_JSON_END = re.compile(r"[,}\]\n]")
+_QUOTED = re.compile(r'"([^"\n]{1,500})"')
+_THOUGHT_START = re.compile(r"<(?:think|thinking|thought)>", re.IGNORECASE)
+_THOUGHT_END = re.compile(r"</(?:think|thinking|thought)>", re.IGNORECASE)
+_SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|</s>|<(?:eos|pad|end_of_turn)>")
 _SENTENCE_END = re.compile(r"[.?](?=\s|\*|$)|!(?=\s+[A-Z]|\s*$|\*\*)|\n")  # `5! * 5` does not end at the "!"
 # "The answer is correct." comments on an answer given elsewhere.
 _COMMENT = re.compile(
@@ -51,6 +62,27 @@ class Statement:
     content: str
     last_line: bool = False
     line: str = ""
+
+
+def spoken(text: str) -> str:
+    """A response without thoughts, of which nothing is an answer, and without special tokens.
+
+    Thoughts reach to the last `</think>`, and from a `<think>` that is never closed to the end.
+    """
+    text = _SPECIAL_TOKEN.sub("\n", plain(text))
+    text = _THOUGHT_END.split(text)[-1]
+    return _THOUGHT_START.split(text, maxsplit=1)[0]
+
+
+def ends_in_open_box(text: str) -> bool:
+    """Whether the last box of a text is never closed: the text breaks off within its answer."""
+    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    depth = 0
+    for match in _BRACES.finditer(text, start) if start >= 0 else ():
+        depth += 1 if match["box"] or match["open"] else -1 if match["close"] else 0
+        if depth == 0 and match["close"]:
+            return False
+    return depth > 0
 
 
 def statements(text: str) -> list[Statement]:
@@ -97,8 +129,12 @@ def _phrases(text: str) -> list[Statement]:
     found = []
     for match in _PHRASE.finditer(text):
         after = text[match.end() : match.end() + PHRASE_LENGTH]
-        content = _sentence(after)
-        if content and not _COMMENT.match(content):
+        if "\n" in match[0]:
+            after = _BULLET.sub("", after, count=1)
+        number = _JSON_KEY.search(match[0]) and not after.startswith(('"', "'"))
+        content = _JSON_END.split(after, maxsplit=1)[0].strip() if number else _sentence(after)
+        # A box in the sentence makes the statement, if it is closed.
+        if content and not _BOX.search(content) and (restricted(content) or not _COMMENT.match(content)):
             found.append(Statement("phrase", match.start(), content, line=after.split("\n", 1)[0].strip()))
     return found
 
@@ -108,5 +144,7 @@ def _sentence(text: str) -> str:
     for opening, closing in (("$$", "$$"), (r"\[", r"\]")):
         if text.startswith(opening) and (closed := text.find(closing, len(opening))) > 0:
             return text[len(opening) : closed].strip()
+    if quoted := _QUOTED.match(text):
+        return quoted[1].strip()
     end = _SENTENCE_END.search(text)
     return (text[: end.start()] if end else text).strip(" \t\r*_`")
