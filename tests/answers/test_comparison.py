@@ -13,8 +13,10 @@ import pytest
 from conftest import DATA, SHARED, read_rows
 
 from bstar_trl.answers import AnswerComparer, final_answer, read_gold
-from bstar_trl.answers.notation import equal_numerals, last_numeral, normal_form, read_numeral, wording
+from bstar_trl.answers.notation import normal_form
+from bstar_trl.answers.numerals import equal_numerals, last_numeral, read_numeral
 from bstar_trl.answers.statements import statements
+from bstar_trl.answers.words import wording
 
 NAMES = ("gsm8k_train", "gsm8k_test", "math_train", "math500")
 COUNTS = (2000, 200, 1500, 200)

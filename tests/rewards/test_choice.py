@@ -144,7 +144,9 @@ def test_errors_name_the_column():
     with pytest.raises(DatasetError, match="'label_column'"):
         MultipleChoice("label_column")([""], ["B"], answer=["B"])
     with pytest.raises(RewardError, match="choices must be"):
-        judge("B", "B", ["respiration", "photosynthesis"])
+        judge("B", "B", {"A": "respiration", "B": "photosynthesis"})
+    with pytest.raises(RewardError, match="list of texts"):
+        judge("B", "B", "respiration, photosynthesis")
 
 
 @pytest.mark.parametrize("text", ["A " * 50_000, "(A) and " * 12_000, "\n" * 100_000, "The answer is " * 7_000])

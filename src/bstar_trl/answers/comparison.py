@@ -20,7 +20,7 @@ from fractions import Fraction
 from typing import Any
 
 from .notation import clean, normal_form, shown
-from .numerals import Numeral, equal_numerals, last_numeral, numerals_in, read_numeral
+from .numerals import Numeral, equal_numerals, last_numeral, numerals_in, read_numeral, with_explicit_product
 from .solution_sets import as_set
 from .statements import Statement, ends_in_open_box, spoken, statements
 from .words import letters, restricted, short_words, wording
@@ -154,7 +154,7 @@ class AnswerComparer:
             if decided is None:
                 open_pairs.setdefault((gold.answer, str(answer)), []).append(index)
             judgements.append(decided or _wrong(answer))
-        pairs = [(as_set(clean(gold)), as_set(clean(answer))) for gold, answer in open_pairs]
+        pairs = [(_for_algebra(gold), _for_algebra(answer)) for gold, answer in open_pairs]
         for (_, answer), indices, outcome in zip(
             open_pairs, open_pairs.values(), self.pool.compare(pairs), strict=True
         ):
@@ -195,9 +195,16 @@ def _same_words(gold: Gold, answer: str) -> bool | None:
     if gold.wording is not None:
         return letters(answer) == gold.wording
     if wording(answer) is not None:
-        return re.fullmatch("[a-zA-Z]{2,}", gold.answer) is not None and letters(answer) == letters(gold.answer)
-    words = short_words(gold.answer), short_words(answer)
-    return words[0] == words[1] if any(words) and letters(answer).isalpha() else None
+        return re.fullmatch("[a-zA-Z]{2}[a-zA-Z ]*", gold.answer) is not None and letters(answer) == letters(
+            gold.answer
+        )
+    if re.fullmatch("[a-zA-Z ]+", clean(answer)) and (short_words(gold.answer) or short_words(answer)):
+        return letters(answer) == letters(gold.answer)
+    return None
+
+
+def _for_algebra(answer: str) -> str:
+    return with_explicit_product(as_set(clean(answer)))
 
 
 def _judgement_of(outcome: Outcome, answer: str) -> Judgement:
@@ -216,7 +223,11 @@ def _formula(statement: Statement) -> str:
         return statement.content
     content = _REASON_END.split(statement.content, maxsplit=1)[0]
     formula = _FORMULA.search(content)
-    if formula is None or restricted(content[: formula.end()]) or re.search(r"[0-9$\\=+\-/*^]", content[: formula.start()] + content[formula.end() :]):
+    if (
+        formula is None
+        or restricted(content[: formula.end()])
+        or re.search(r"[0-9$\\=+\-/*^]", content[: formula.start()] + content[formula.end() :])
+    ):
         return content
     return formula[1] or formula[2]
 

@@ -21,7 +21,7 @@ _INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\ufeff"
 _DIGITS = (0x660, 0x6F0, 0x966)  # the zeros of Arabic, Persian and Devanagari
 _PLAIN = str.maketrans(
     {
-        **{chr(code): unicodedata.normalize("NFKC", chr(code)) for code in range(0x1D400, 0x1D800)},  # bold, italic ...
+        **{chr(code): unicodedata.normalize("NFKC", chr(code)) for code in range(0x1D400, 0x1D800)},
         **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full width
         **{chr(zero + digit): str(digit) for zero in _DIGITS for digit in range(10)},
         **dict.fromkeys(_MINUS, "-"),
@@ -34,8 +34,10 @@ _PLAIN = str.maketrans(
 )  # fmt: skip
 _GROUP_BLANK = re.compile(r"(?<=[0-9])[\u00a0\u2007\u2008\u2009\u202f](?=[0-9]{3}(?![0-9]))")
 
-_SUPERSCRIPTS = str.maketrans("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207d\u207e\u207f\u2071",
-                              "0123456789+-()ni")  # fmt: skip
+_SUPERSCRIPTS = str.maketrans(
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207d\u207e\u207f\u2071",
+    "0123456789+-()ni",
+)
 _SUBSCRIPTS = str.maketrans({chr(0x2080 + index): item for index, item in enumerate("0123456789+-=()")})
 _RAISED = "[\u00b2\u00b3\u00b9\u2070\u2071\u2074-\u207b\u207d-\u207f]"
 _LOWERED = "[\u2080-\u208e]"
@@ -48,7 +50,8 @@ _SYMBOLS = str.maketrans(
         "\u00d7": "\\times ", "\u00b7": "\\cdot ", "\u22c5": "\\cdot ", "\u00f7": "/", "\u00b1": "\\pm ",
         "\u221e": "\\infty ", "\u222a": "\\cup ", "\u2229": "\\cap ", "\u2208": "\\in ", "\u2205": "\\emptyset ",
         "\u2264": "\\le ", "\u2a7d": "\\le ", "\u2265": "\\ge ", "\u2a7e": "\\ge ", "\u2260": "\\ne ",
-        "\u2248": "\\approx ", "\u2228": " or ", "\u00b0": "^\\circ ", "\u211d": "\\mathbb{R}", "\u2124": "\\mathbb{Z}",
+        "\u2248": "\\approx ", "\u2228": " or ", "\u00b0": "^\\circ ", "\u211d": "\\mathbb{R}",
+        "\u2124": "\\mathbb{Z}",
         "\u2115": "\\mathbb{N}", "\u211a": "\\mathbb{Q}", "\u2102": "\\mathbb{C}", "\u230a": "\\lfloor ",
         "\u230b": "\\rfloor ", "\u2308": "\\lceil ", "\u2309": "\\rceil ", "\u2220": "\\angle ", "\u2026": "...",
         "\u03d1": "\u03b8", "\u03d5": "\u03c6", "\u03f5": "\u03b5", "\u2126": "\u03a9",
@@ -60,7 +63,8 @@ _SYMBOLS = str.maketrans(
 )  # fmt: skip
 
 _FUNCTION = "arc(?:sin|cos|tan)|(?:sin|cos|tan)h?|cot|sec|csc|exp|ln|log"
-_ANGLE = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
+_TRIGONOMETRIC = r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s?\^\s?\{?[0-9]\}?)?)"
+_ANGLE = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s?\^\s?\{?\s?\\circ(?![a-zA-Z])(?:\s?\})?"
 # What a text must contain, a pattern, and its replacement: most texts contain few of these marks.
 _REWRITES = [
     (mark, re.compile(pattern), replacement)
@@ -105,13 +109,17 @@ _REWRITES = [
         ("pi", r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
         ("a", r"(?<![\\a-zA-Z])a(sin|cos|tan)(?=\s?\()", r"\\arc\1"),
         ("", rf"(?<![\\a-zA-Z])({_FUNCTION})(?=\s?[(\\^_{{0-9]|\s[a-zA-Z](?![a-zA-Z]))", r"\\\1 "),
-        ("\\circ", rf"(\\(?:sin|cos|tan|cot|sec|csc))\s?[({{]?\s?({_ANGLE})\s?\^\s?\{{?\s?\\circ\s?\}}?\s?[)}}]?",
-         r"\1(\\frac{\2\\pi}{180})"),
+        ("\\circ", rf"{_TRIGONOMETRIC}\s?(?:\(\s?{_ANGLE}\s?\)|\{{\s?{_ANGLE}\s?\}}|{_ANGLE})",
+         lambda found: rf"{found[1]}(\frac{{{found[2] or found[3] or found[4]}\pi}}{{180}})"),
         ("", r"\s+", " "),
     )
 ]  # fmt: skip
 _WRAPPER = re.compile(
     r"\\(?:text(?:rm|bf|it|sf|tt|normal)?|math(?:rm|bf|it|sf)|[mhf]box|operatorname|unit)\s?\{([^{}]{0,500})\}"
+)
+_NO_SOLUTION = re.compile(
+    r"(?:\\(?:text|mathrm)\s?\{\s?)?(?:there (?:is|are) )?(?:the )?(?:no (?:real )?solutions?|empty set)\s?\}?",
+    re.IGNORECASE,
 )
 _OUTER_BRACES = re.compile(r"\{((?:[^{}]|\{[^{}]*+\})*+)\}")
 
@@ -131,11 +139,12 @@ def _clean(text: str) -> str:
     for mark, pattern, replacement in _REWRITES:
         if mark in text:
             text = pattern.sub(replacement, text)
-    text = text.strip(" *_`\"")
+    text = text.strip(' *_`"')
     while text.endswith((".", ",", ";", "\\\\")):
         text = text.rstrip(".,; ") if text[-1] != "\\" else text[:-2].rstrip()
-    braces = _OUTER_BRACES.fullmatch(text)
-    return braces[1].strip() if braces else text
+    if braces := _OUTER_BRACES.fullmatch(text):
+        text = braces[1].strip()
+    return r"\emptyset" if _NO_SOLUTION.fullmatch(text) else text
 
 
 _clean_once = lru_cache(maxsize=1 << 14)(_clean)

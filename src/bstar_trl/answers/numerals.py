@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
-from .notation import clean, unwrapped
+from .notation import clean, outside_of_text, unwrapped
 from .words import asked, taken_back
 
 DIGITS = 400  # longer numerals are ignored: no answer has so many digits, and their conversion takes quadratic time
@@ -47,9 +47,9 @@ _GROUPED = re.compile(
     r"(?![\w,'])"
 )  # blanks, apostrophes and underscores between thousands, and lakhs (12,34,567)
 _RUNNING = re.compile(
-    rf"(?P<sign>(?<![\w)}}\]%.])-|\bnegative )?(?<![\w.^_\\])(?<!\^\{{)(?<!_\{{)(?P<text>{_NUMBER})(?P<run>-?[a-zA-Z]++)?+"
-    r"(?P<scale> (?:hundred|thousand|million|billion|trillion|lakh|crore)\b)?(?P<percent> ?%)?"
-    r"(?P<product> ?(?:\^(?! ?\{? ?\\circ)|_)| (?![aAIKmgshLlytdpcWNJVCF])[a-zA-Z](?![\w'])(?!\.[a-z]))?"
+    rf"(?P<sign>(?<![\w)}}\]%.])-|\bnegative )?(?<![\w.^_\\])(?<!\^\{{)(?<!_\{{)(?P<text>{_NUMBER})"
+    r"(?P<run>-?[a-zA-Z]++)?+(?P<scale> (?:hundred|thousand|million|billion|trillion|lakh|crore)\b)?(?P<percent> ?%)?"
+    r"(?P<product> ?(?:\^(?! ?\{? ?\\circ)|_)| (?![aAIKmgshLltdpcWNJVCF])[a-zA-Z](?![\w'])(?!\.[a-z]))?"
 )
 
 _DEGREES = re.compile(r"(?:\^ ?(?:\\circ|\{ ?\\circ ?\})|\\degrees?(?![a-zA-Z])) ?[CF]?")
@@ -60,12 +60,13 @@ _SCALES = {
     "trillion": 10**12,
 }  # fmt: skip
 _FORMULA_UNITS = "mgshL"  # single letters that are units in a formula, too: other letters are variables there
-_PROSE_UNITS = "mgshLlytdpcWNJVCFA"
-_SHORT_UNITS = frozenset(
-    "mm cm dm km mi ft yd in mg kg lb lbs oz ml mL dl dL cl cL kl kL gal qt pt hr hrs min sec ms ns am pm yr yrs mo wk "
-    "wks mph kmh kph rpm Hz kHz MHz GHz Pa kPa kW MW kWh Wh kJ MJ kN eV mol amu cal dB KB MB GB TB kb cc sq cu deg rad "
-    "usd eur USD EUR GBP INR Rs gm gms fl ha cts mA kV".split()
+_PROSE_UNITS = "mgshLltdpcWNJVCFA"
+_SHORT_UNITS = re.compile(
+    "mm|cm|dm|km|mi|ft|yd|in|mg|kg|lbs?|oz|[mdck][lL]|gal|qt|pt|hrs?|min|sec|ms|ns|am|pm|yrs?|mo|wks?|mph|kmh|kph|rpm"
+    "|[kMG]?Hz|k?Pa|[kM]W|k?Wh|[kM]J|kN|eV|mol|amu|cal|dB|[KMGT]B|kb|cc|sq|cu|deg|rad|usd|eur|USD|EUR|GBP|INR|Rs|gms?"
+    "|fl|ha|cts|mA|kV"
 )
+_LAST_LETTERS = re.compile(r"(?<=[0-9}\s])(?:[othclsgmd]|ab|bc)$")  # math-verify would drop them as units
 _UNIT = re.compile(r"(?:[a-zA-Z][a-zA-Z'.]*+(?: ?\^ ?(?:[1-9]|\{-?[1-9]\}))?(?: ?\\cdot)?[ /\-*]{0,3}){1,12}")
 # Words after a number that are not units: with one of them the text is not a quantity.
 _NO_UNITS = re.compile(
@@ -73,7 +74,7 @@ _NO_UNITS = re.compile(
     r"quarter|third|am|pm|not|infinity)\b"
 )
 _FUNCTIONS = re.compile(r"sin|cos|tan|log|ln|exp|sqrt|pi(?!e)")
-_COMPARED = re.compile(r"x (?:as|more|less|faster|the|\w{2,12}er)\b")
+_COMPARED = re.compile(r"x (?:as|more|less|the|\w{2,12}er)\b|y old\b")  # 3x as many, 2.75x faster; 20y old
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def _tokens(line: str) -> Iterator[_Token]:
 
 def _ends_a_number(run: str, after: str) -> bool:
     """Whether the letters right after a number in running text are its scale or its unit, not a variable."""
-    if not run or run.startswith("-") or run in _GLUED_SCALES or run in _SHORT_UNITS:
+    if not run or run.startswith("-") or run in _GLUED_SCALES or _SHORT_UNITS.fullmatch(run):
         return True
     if len(run) == 1:
         return run in _PROSE_UNITS or bool(_COMPARED.match(after))
@@ -187,9 +188,9 @@ def _ends_a_number(run: str, after: str) -> bool:
 
 
 def _scale(rest: str, *, after_percent: bool) -> int | None:
-    """The factor of what follows a number: 1 for a unit, a million, ...; 0 for a percentage, `None` for other texts."""
+    """The factor of what follows a number: 1 for a unit, a million, ...; 0 for a percentage, `None` for the rest."""
     glued = rest[:1].isalpha()
-    unit = _DEGREES.sub("", _ORDINAL.sub("", rest, count=1) if _ORDINAL.match(rest) else rest).strip(" .-")
+    unit = _DEGREES.sub("", _ORDINAL.sub("", rest, count=1) if _ORDINAL.match(rest) else rest).lstrip(" -").rstrip(" .")
     if not unit:
         return 1
     words = re.findall(r"[a-zA-Z]+", unit)
@@ -206,12 +207,25 @@ def _scale(rest: str, *, after_percent: bool) -> int | None:
     if any(len(word) == 1 and word not in _PROSE_UNITS + "aK" for word in others):
         return None
     if len(first) == 1:
-        known = first in _FORMULA_UNITS or (first == "a" and bool(others)) or _COMPARED.match(unit)
+        known = first in _FORMULA_UNITS or (first == "a" and bool(others)) or bool(_COMPARED.match(unit))
     elif len(first) <= 3:
-        known = first in _SHORT_UNITS or (not glued and len(first) == 3 and re.search("[aeiou]", first))
+        word = not glued and len(first) == 3 and re.search("[aeiou]", first)
+        known = bool(_SHORT_UNITS.fullmatch(first) or word)
     else:
         known = not (glued and _FUNCTIONS.match(first))
     return 1 if known else None
+
+
+def with_explicit_product(text: str) -> str:
+    r"""A formula that says that its last letter is a variable: math-verify drops the t of `5t`, the h of `\pi r^2 h`.
+
+    After nothing but numbers and constants the letters of units are units: `10\sqrt{3} m`.
+    """
+    last = _LAST_LETTERS.search(text)
+    if last is None:
+        return text
+    others = re.search("[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", outside_of_text(text[: last.start()])))
+    return text + r" \cdot 1" if others or last[0] not in _FORMULA_UNITS else text
 
 
 def _exact(plain: str) -> Fraction:

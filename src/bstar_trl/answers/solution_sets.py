@@ -1,10 +1,9 @@
-r"""Solution sets written as words and inequalities, rewritten as LaTeX sets: math-verify knows no "or" between sets."""
+r"""Solution sets in words and inequalities, as LaTeX sets: math-verify knows no "or" between sets."""
 
 from __future__ import annotations
 
 import re
 
-_NO_SOLUTION = re.compile(r"(?:there (?:is|are) )?(?:the )?(?:no (?:real )?solutions?|empty set|null set)", re.IGNORECASE)
 _EITHER = re.compile(r"\s?,?\s?(?:\\cup|\\lor|\\vee|\\(?:text|mathrm|mbox)\s?\{\s?or\s?\}|\bor\b)(?![a-zA-Z])\s?")
 _RELATION = re.compile(r"\s?(<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z]))\s?")
 _MEMBER = re.compile(r"[a-zA-Z]\s?\\in(?![a-zA-Z])\s?")
@@ -16,8 +15,6 @@ _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 
 def as_set(text: str) -> str:
     r"""`(-\infty, 2) \cup (3, \infty)` for "x < 2 or x > 3", for `x \ne 2` likewise; other texts as they are."""
-    if _NO_SOLUTION.fullmatch(text):
-        return r"\emptyset"
     if hole := _EXCEPT.fullmatch(text):
         return rf"(-\infty, {hole[1]}) \cup ({hole[1]}, \infty)"
     parts = _EITHER.split(text)

@@ -21,10 +21,10 @@ _BARE_BOX = re.compile(r"\\boxed\s{0,9}(?P<content>-?[0-9](?:[0-9.,]*[0-9])?|(?<
 _TAGS = re.compile(r"<answer>(?P<content>.{1,1000}?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(?P<content>[^\n#]*)")
 _PHRASE = re.compile(
-    r"""(?<![a-zA-Z]) answers? (?![a-zA-Z]) [\s*_`"']{0,9}
+    r"""(?<![a-zA-Z]) (?: answers? | ans\.? | \u7b54\u6848 ) (?![a-zA-Z]) [\s*_`"']{0,9}
         (?: (?: (?: \( | (?:to|for|of|in|choice|option)\b ) [^.:=\n]{0,80}? )?
             (?: \b(?:is|are|was|equals|(?:would|will|must|should)\s+be|comes\s+(?:out\s+)?to)\b | : )
-          | = )
+          | = | \u662f | \u4e3a )
         [\s:*_`]{0,20}
       | ^[ \t]* (?:\#{1,6}|\*\*) [ \t*]* (?:the[ ])? (?:final[ ])? answer [ \t*]* \n \s{0,20}""",
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
@@ -32,11 +32,11 @@ _PHRASE = re.compile(
 _BULLET = re.compile(r"^[-\u2022]\s+")
 _JSON_KEY = re.compile(r"""["']\s{0,9}:\s{0,9}$""")
 _JSON_END = re.compile(r"[,}\]\n]")
-_QUOTED = re.compile(r'"([^"\n]{1,500})"')
+_QUOTED = re.compile(r"""(["'])((?:(?!\1)[^\n]){1,500})\1(?!\w)""")
 _THOUGHT_START = re.compile(r"<(?:think|thinking|thought)>", re.IGNORECASE)
 _THOUGHT_END = re.compile(r"</(?:think|thinking|thought)>", re.IGNORECASE)
 _SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|</s>|<(?:eos|pad|end_of_turn)>")
-_SENTENCE_END = re.compile(r"[.?](?=\s|\*|$)|!(?=\s+[A-Z]|\s*$|\*\*)|\n")  # `5! * 5` does not end at the "!"
+_SENTENCE_END = re.compile(r"(?<!\.\.)[.?](?=\s|\*|$)|!(?=\s+[A-Z]|\s*$|\*\*)|\n")  # `5! * 5` does not end at the "!"
 # "The answer is correct." comments on an answer given elsewhere.
 _COMMENT = re.compile(
     r"(?:in)?correct\b|right\b|wrong\b|not\b|n't\b|unknown\b|clear|obvious|simpl[ey]|reasonable|consistent|verified"
@@ -112,7 +112,7 @@ def _tags(text: str) -> list[Statement]:
     return [
         Statement("box", match.start(), match["content"].strip())
         for match in _TAGS.finditer(text)
-        if match["content"].strip() and "<answer>" not in match["content"]
+        if match["content"].strip() and "<answer>" not in match["content"] and not _BOX.search(match["content"])
     ]
 
 
@@ -121,7 +121,7 @@ def _hashes(text: str) -> list[Statement]:
     return [
         Statement("hashes", match.start(), match["content"].strip(), last_line=match.end() >= end)
         for match in _HASHES.finditer(text)
-        if match["content"].strip()
+        if match["content"].strip() and not _BOX.search(match["content"])
     ]
 
 
@@ -145,6 +145,6 @@ def _sentence(text: str) -> str:
         if text.startswith(opening) and (closed := text.find(closing, len(opening))) > 0:
             return text[len(opening) : closed].strip()
     if quoted := _QUOTED.match(text):
-        return quoted[1].strip()
+        return quoted[2].strip()
     end = _SENTENCE_END.search(text)
     return (text[: end.start()] if end else text).strip(" \t\r*_`")

@@ -9,7 +9,7 @@ from .notation import clean, outside_of_text, unwrapped
 _TIME_OF_DAY = re.compile(r"[0-9]\s{0,3}[ap]\.?\s?m\b", re.IGNORECASE)
 _FILLER = (
     r"(?:\s{1,3}(?:be|been|equals?|to|exactly|really|actually|necessarily|simply|just|even|quite|the|an?|value|number"
-    r"|answer|have|has|any|of|in|x|is|than)\b){0,5}"
+    r"|answer|have|has|any|of|in|or|x|is|than)\b){0,6}"
 )
 # Words that deny or bound what follows them. "Not only" does neither.
 _DENIAL = r"\bnot\b(?! only)|n't\b|\bcannot\b|\bnever\b|\bneither\b|\bnor\b|\b(?:instead|short) of\b"
