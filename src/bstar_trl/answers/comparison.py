@@ -30,7 +30,8 @@ GOLD_LENGTH = 500  # characters: a longer gold text without a marked answer is n
 ANSWER_LENGTH = 1000  # characters: a longer answer equals no gold answer, and parsing it would only cost time
 
 _CLAUSE_END = re.compile(
-    r"[,;:](?= (?!or\b|and\b|[a-zA-Z]\w{0,9} ?=)[a-zA-Z])| \(|(?:,|\s)\s?(?:because|since|which|where|as|so|when|if)\s"
+    r";\s|[,:](?= (?!or\b|and\b|[a-zA-Z]\w{0,9} ?=)[a-zA-Z])| \("
+    r"|(?:,|\s)\s?(?:because|since|which|where|as|so|when|if)\s"
     r"|,?\s(?:and|but)\s(?=(?:I|we|you|he|she|it|they|this|that|there|not)\b)"
 )
 _REASON_END = re.compile(r",?\s(?:because|since|where)\s")
@@ -237,11 +238,11 @@ def _number_of(statement: Statement) -> str:
     if statement.kind == "box" or read_numeral(statement.content) is not None:
         return statement.content
     clause = _CLAUSE_END.split(clean(statement.content), maxsplit=1)[0]
-    if restricted(clause):
-        return clause
     result = _IS.split(clause)[-1].strip()
     if not re.search(r"[0-9]", result):
         result = clause
+    if restricted(result):
+        return result
     found = numerals_in(result)
     if read_numeral(result) is None and len(found) == 1 and not _OPERATORS.search(result.replace(found[0], "")):
         return found[0]

@@ -85,7 +85,7 @@ _REWRITES = [
         ("\\", r"(?<!\\)\\[()\[\]]", ""),
         ("%", r"(?<!\\)\\%", "%"),
         # several names for one thing
-        ("\\", r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
+        ("\\", r"\\(?:[dtcsx]|nice)frac(?![a-zA-Z])", r"\\frac"),
         ("\\", r"\\varnothing(?![a-zA-Z])|\\\{\s?\\\}", r"\\emptyset "),
         ("\\", r"\\(le|ge|ne)q?(?:slant)?(?![a-zA-Z])", r"\\\1 "),
         ("=", r"<=", r"\\le "),
@@ -95,6 +95,7 @@ _REWRITES = [
         ("\\gt", r"\\gt(?![a-zA-Z])", ">"),
         ("\\var", r"\\var(phi|epsilon|theta|rho|sigma|kappa|pi)(?![a-zA-Z])", r"\\\1"),
         # arguments without braces
+        ("\\over", r"\{([^{}]{1,60})\\over(?![a-zA-Z])([^{}]{1,60})\}", r"\\frac{\1}{\2}"),
         ("\\frac", r"\\frac\s?([0-9])\s?([0-9])(?![0-9])", r"\\frac{\1}{\2}"),
         ("\\frac", r"\\frac\s?([0-9])\s?\{", r"\\frac{\1}{"),
         ("\\frac", r"\\frac\s?(\{[^{}]{0,200}\})\s?([0-9])(?![0-9])", r"\\frac\1{\2}"),

@@ -190,7 +190,9 @@ def _ends_a_number(run: str, after: str) -> bool:
 def _scale(rest: str, *, after_percent: bool) -> int | None:
     """The factor of what follows a number: 1 for a unit, a million, ...; 0 for a percentage, `None` for the rest."""
     glued = rest[:1].isalpha()
-    unit = _DEGREES.sub("", _ORDINAL.sub("", rest, count=1) if _ORDINAL.match(rest) else rest).lstrip(" -").rstrip(" .")
+    unit = (
+        _DEGREES.sub("", _ORDINAL.sub("", rest, count=1) if _ORDINAL.match(rest) else rest).lstrip(" -").rstrip(" .")
+    )
     if not unit:
         return 1
     words = re.findall(r"[a-zA-Z]+", unit)

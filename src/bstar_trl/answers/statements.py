@@ -29,6 +29,7 @@ _PHRASE = re.compile(
       | ^[ \t]* (?:\#{1,6}|\*\*) [ \t*]* (?:the[ ])? (?:final[ ])? answer [ \t*]* \n \s{0,20}""",
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
+_NOT_BUT = re.compile(r"^(?:[a-z]+ly\s)?not\s[^\n.,]{1,40}?,?\sbut\s(?:rather\s)?", re.IGNORECASE)
 _BULLET = re.compile(r"^[-\u2022]\s+")
 _JSON_KEY = re.compile(r"""["']\s{0,9}:\s{0,9}$""")
 _JSON_END = re.compile(r"[,}\]\n]")
@@ -133,6 +134,7 @@ def _phrases(text: str) -> list[Statement]:
             after = _BULLET.sub("", after, count=1)
         number = _JSON_KEY.search(match[0]) and not after.startswith(('"', "'"))
         content = _JSON_END.split(after, maxsplit=1)[0].strip() if number else _sentence(after)
+        content = _NOT_BUT.sub("", content, count=1)
         # A box in the sentence makes the statement, if it is closed.
         if content and not _BOX.search(content) and (restricted(content) or not _COMMENT.match(content)):
             found.append(Statement("phrase", match.start(), content, line=after.split("\n", 1)[0].strip()))

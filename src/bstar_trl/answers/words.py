@@ -12,10 +12,10 @@ _FILLER = (
     r"|answer|have|has|any|of|in|or|x|is|than)\b){0,6}"
 )
 # Words that deny or bound what follows them. "Not only" does neither.
-_DENIAL = r"\bnot\b(?! only)|n't\b|\bcannot\b|\bnever\b|\bneither\b|\bnor\b|\b(?:instead|short) of\b"
+_DENIAL = r"\bnot\b(?! only)|n't\b|\bcannot\b|\bnever\b|\bneither\b|\bnor\b|\b(?:instead|short) of\b|\banything but\b"
 _BOUND = (
     r"\b(?:less|fewer|greater|more|larger|smaller|bigger|higher|lower|other|rather)\s{1,3}than\b"
-    r"|\bat\s{1,3}(?:least|most)\b|\bup\s{1,3}to\b|\b(?:under|over|above|below|beyond|exceed(?:s|ing)?|between|within)\b"
+    r"|\bat\s{1,3}(?:least|most)\b|\bup\s{1,3}to\b|\b(?:under|over|above|below|beyond|exceed(?:s|ing)?|within)\b|\bbetween\b(?:\s{1,3}\S{1,20}\s{1,3}and\b)?"
     r"|\b(?:maximum|minimum|one)\s{1,3}of\b"
 )
 _BEFORE = rf"(?:{_DENIAL}|{_BOUND}){_FILLER}[\s$(*\\:]{{0,6}}"
@@ -26,7 +26,9 @@ _AFTER = (
 _RESTRICTED = re.compile(
     rf"{_BEFORE}(?:\\[a-zA-Z]{{1,20}}|-?[0-9.]|[a-zA-Z]?\s?=|[a-zA-Z]\b(?!'))|[0-9}})](?:{_AFTER})", re.IGNORECASE
 )
-_ENDS_RESTRICTED = re.compile(rf"(?:{_BEFORE}|[ $(][a-zA-Z]?\s?(?:[<>]=?|\\[lg]e)\s?[$(\\]{{0,3}})$", re.IGNORECASE)
+_ENDS_RESTRICTED = re.compile(
+    rf"(?:{_BEFORE}|(?:^[a-zA-Z]|[ $(][a-zA-Z]?)\s?(?:[<>]=?|\\[lgn]e)\s?[$(\\]{{0,3}})$", re.IGNORECASE
+)
 _REFUSED = re.compile(
     r"[\s$)*]{0,4}(?:(?:is|was|are|were)(?:n't|\snot)|(?:can(?:no|')t|can not|could(?:n't| not)) be"
     rf"|is\s(?:wrong|incorrect|false|impossible|too\s))\b|{_AFTER}",

@@ -19,8 +19,10 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _NAMES = re.compile(
-    r"""\b(?:(?:option|choice)["']?\s*(?:is|:)|(?:choose|chose|pick|select|go(?:ing)?\s+with)\b)[\s*"']{0,9}([^\n]{1,500})""",
-    re.IGNORECASE,
+    r"""\b(?: (?:option|choice)["']?\s* (?: (?:is|(?:would|must|should)\ be)\b | : )
+          | (?:choose|chose|pick|select|go(?:ing)?\ with)\b )
+        [\s*"']{0,9}([^\n"}]{1,500})""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _DENIAL = re.compile(r"(?:[a-z]+ly\s)?(?:not|never|neither)\b", re.IGNORECASE)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -220,11 +222,11 @@ def _patterns(labels: tuple[str, ...]) -> _Patterns:
         joined=re.compile(rf"\s*(?:,|/|&|\band\b|\bor\b)\s*(?:(?:or|and|option)\s)*\(?{label}(?:[).]|{_AFTER_LABEL})"),
         bracketed=re.compile(rf"\({label}\)"),
         called_correct=re.compile(
-            rf"(?<!\w)\(?{label}[\s*)]{{1,5}}is[\s*]{{1,5}}(?:the\s)?(?:most\s)?(?:correct|right|best)\b"
+            rf"(?<!\w)\(?{label}[\s*)]{{1,5}}is[\s*]{{1,5}}(?:(?:the|my)\s)?(?:most\s|final\s)?(?:correct|right|best|answer)\b"
         ),
         concluded=re.compile(
-            rf"\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence),?[\s*]{{1,5}}(?:(?:it is|it's)\s)?(?:(?:option|choice)\s)?"
-            rf"\(?{label}\)?[\s*]{{0,5}}(?:[.!]|$)",
+            rf"\b(?:(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence),?|[Ii]t(?: is|'s))[\s*]{{1,5}}(?:(?:it is|it's)\s)?"
+            rf"(?:(?:option|choice)\s)?\(?{label}\)?[\s*]{{0,5}}(?:[.!]|$)",
             re.MULTILINE,
         ),
         titled=re.compile(rf"(?:option|choice|letter)\s{{1,3}}[(\[]?{label}[)\]]?[.:!]?", re.IGNORECASE),
