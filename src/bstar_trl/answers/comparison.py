@@ -20,14 +20,21 @@ from fractions import Fraction
 from typing import Any
 
 from .notation import clean, normal_form, shown
-from .numerals import Numeral, equal_numerals, last_numeral, numerals_in, read_numeral, with_explicit_product
+from .numerals import (
+    ANSWER_LENGTH,
+    Numeral,
+    equal_numerals,
+    last_numeral,
+    numerals_in,
+    read_numeral,
+    with_explicit_product,
+)
 from .solution_sets import as_set
 from .statements import Statement, ends_in_open_box, spoken, statements
 from .words import letters, restricted, short_words, wording
 from .workers import Outcome, WorkerPool
 
 GOLD_LENGTH = 500  # characters: a longer gold text without a marked answer is not an answer
-ANSWER_LENGTH = 1000  # characters: a longer answer equals no gold answer, and parsing it would only cost time
 
 _CLAUSE_END = re.compile(
     r";\s|[,:](?= (?!or\b|and\b|[a-zA-Z]\w{0,9} ?=)[a-zA-Z])| \("
@@ -81,10 +88,10 @@ def read_gold(value: Any) -> Gold:
     found = {item.kind: item for item in statements(text)}
     marked = found.get("box") or found.get("hashes") or found.get("phrase")
     answer = _formula(marked) if marked else text
-    if not clean(answer):
-        return Gold(problem="gold answer is empty")
     if len(answer) > GOLD_LENGTH:
         return Gold(problem="gold answer marks no final answer")
+    if not clean(answer):
+        return Gold(problem="gold answer is empty")
     numeral = None if _VARIABLE.search(clean(answer)) else read_numeral(answer)
     return Gold(answer, numeral, wording(answer))
 
@@ -235,9 +242,10 @@ def _formula(statement: Statement) -> str:
 
 def _number_of(statement: Statement) -> str:
     """The number in a statement, if it holds exactly one; else its whole content, for math-verify to read."""
-    if statement.kind == "box" or read_numeral(statement.content) is not None:
-        return statement.content
-    clause = _CLAUSE_END.split(clean(statement.content), maxsplit=1)[0]
+    content = statement.content
+    if statement.kind == "box" or len(content) > ANSWER_LENGTH or read_numeral(content) is not None:
+        return content
+    clause = _CLAUSE_END.split(clean(content), maxsplit=1)[0]
     result = _IS.split(clause)[-1].strip()
     if not re.search(r"[0-9]", result):
         result = clause

@@ -141,8 +141,7 @@ def _clean(text: str) -> str:
         if mark in text:
             text = pattern.sub(replacement, text)
     text = text.strip(' *_`"')
-    while text.endswith((".", ",", ";", "\\\\")):
-        text = text.rstrip(".,; ") if text[-1] != "\\" else text[:-2].rstrip()
+    text = text.rstrip(" .,;\\")
     if braces := _OUTER_BRACES.fullmatch(text):
         text = braces[1].strip()
     return r"\emptyset" if _NO_SOLUTION.fullmatch(text) else text

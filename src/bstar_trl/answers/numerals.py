@@ -24,7 +24,10 @@ DIGITS = 400  # longer numerals are ignored: no answer has so many digits, and t
 TOLERANCE = Fraction(1, 2_000_000)  # half a unit of the sixth decimal
 RELATIVE_TOLERANCE = Fraction(1, 10_000)  # keeps 0.0000001 and 0.0000002 apart
 
+ANSWER_LENGTH = 1000  # characters: a longer answer equals no gold answer, and parsing it would only cost time
 UNIT_LENGTH = 80  # characters
+LINE_LENGTH = 10_000  # characters at the end of a line of running text in which numbers are looked for
+TRIED = 100  # numbers of running text that are denied, before the text counts as stating none
 _DIGIT = re.compile("[0-9]")
 
 _PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})++(?![0-9])(?:\.[0-9]++)?+|[0-9]++(?:\.[0-9]++)?+|\.[0-9]++)"
@@ -94,6 +97,8 @@ class Numeral:
 
 def read_numeral(text: str) -> Numeral | None:
     """The number that makes up `text`, apart from a currency and a unit; `None` if `text` is anything else."""
+    if len(text) > ANSWER_LENGTH:
+        return None
     text = re.sub(r"\{ ?([a-zA-Z ]*)\}", r"\1", unwrapped(clean(text)))
     text = _GROUPED.sub(lambda found: re.sub("[ ',_]", "", found[0]), " ".join(text.split()))
     match = _ANSWER.match(text)
@@ -131,11 +136,15 @@ def last_numeral(text: str, denied: Collection[Fraction] = ()) -> str | None:
     """
     refused = set(denied)
     last_ordinal = None
+    tried = 0
     for line in reversed(text.split("\n")):
         if line.isascii() and not _DIGIT.search(line):
             continue
-        line = clean(line)
+        line = clean(line[-LINE_LENGTH:])
         for token in reversed(list(_tokens(line))):
+            tried += 1
+            if tried > TRIED:
+                return last_ordinal
             value = numeral.value if (numeral := read_numeral(token.text)) else None
             if taken_back(line, token.start, token.end):
                 refused.update(() if value is None else (value,))

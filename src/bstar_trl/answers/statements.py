@@ -6,6 +6,7 @@ Every function takes time linear in the length of the text, for any text.
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
@@ -128,7 +129,7 @@ def _hashes(text: str) -> list[Statement]:
 
 def _phrases(text: str) -> list[Statement]:
     found = []
-    for match in _PHRASE.finditer(text):
+    for match in deque(_PHRASE.finditer(text), maxlen=4 * STATEMENTS):  # some of them are comments
         after = text[match.end() : match.end() + PHRASE_LENGTH]
         if "\n" in match[0]:
             after = _BULLET.sub("", after, count=1)
@@ -136,7 +137,7 @@ def _phrases(text: str) -> list[Statement]:
         content = _JSON_END.split(after, maxsplit=1)[0].strip() if number else _sentence(after)
         content = _NOT_BUT.sub("", content, count=1)
         # A box in the sentence makes the statement, if it is closed.
-        if content and not _BOX.search(content) and (restricted(content) or not _COMMENT.match(content)):
+        if content and not _BOX.search(content) and (not _COMMENT.match(content) or restricted(content)):
             found.append(Statement("phrase", match.start(), content, line=after.split("\n", 1)[0].strip()))
     return found
 

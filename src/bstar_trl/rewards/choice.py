@@ -171,6 +171,9 @@ class _Choices:
         listed: dict[str, Statement] = {}
         start, end = 0, len(text.rstrip())
         for line in text.split("\n"):
+            if not line:
+                start += 1
+                continue
             content = _unwrapped(line)
             first = self._written.first.match(content)
             item = Statement("phrase", start, content)
