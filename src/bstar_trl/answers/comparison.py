@@ -5,7 +5,10 @@ This module decides the cheap and certain cases: the same spelling, two numbers,
 
 Deliberate leniencies, most of them math-verify's: units and currencies are dropped, not compared; `50%` equals `50`
 and `0.5`; decimals are compared to six places (0.333333 equals 1/3, 0.3333 does not); `x = 5` equals `5`; `28` equals
-`28_9`; an unevaluated expression equals its value.
+`28_9`; an unevaluated expression equals its value; variables are compared without regard to case. Two exact numbers
+must be exactly equal (see `worker`).
+
+`notation` spells, `numerals` and `words` read, `solution_sets` and `repeating` rewrite; `statements` finds answers.
 """
 
 from __future__ import annotations
@@ -101,7 +104,8 @@ def final_answer(text: str, *, numeric: bool = False) -> str | None:
 
     Statements are a closed `\boxed{...}`, `<answer>...</answer>`, `#### ...` (a number, or text on the last line:
     elsewhere `#### ...` is a Markdown heading), "the answer is ...", "answer: ..." or a line after a heading
-    "# Answer".
+    "# Answer". Thoughts (`<think>`, closed or not), a box that is never closed and a value that a sentence denies or
+    bounds ("not 7", "at least 7") state nothing.
 
     Args:
         text (`str`): the response.
@@ -110,7 +114,8 @@ def final_answer(text: str, *, numeric: bool = False) -> str | None:
             last number of a response that states nothing.
 
     Returns:
-        `str`, *optional*: the answer verbatim, or `None` if the response states no answer.
+        `str`, *optional*: the answer as written, but in ASCII where a digit, dash or blank has variants; `None` if the
+            response states no answer.
     """
     text = spoken(text)
     loose = None  # a sentence without exactly one number; used if the response states nothing else
@@ -212,6 +217,7 @@ def _same_words(gold: Gold, answer: str) -> bool | None:
 
 
 def _for_algebra(answer: str) -> str:
+    """An answer in the notation that math-verify reads."""
     return with_explicit_product(as_set(clean(answer)))
 
 

@@ -45,10 +45,10 @@ _LEAD = (
     r"|(?:about|approx(?:\.|imately)?|roughly|around|exactly|only|just|[tT]otal)\b)\s?){0,3}"
 )
 _ANSWER = re.compile(rf"{_LEAD}(?P<sign>[-+]|(?:minus|negative)\b)?\s?{_NUMBER}(?P<percent>\s?%)?")
-_GROUPED = re.compile(
-    r"(?<![\w.,])(?:[0-9]{1,3}(?:(?: [0-9]{3})++|(?:'[0-9]{3})++|(?:_[0-9]{3})++)|[0-9]{1,2}(?:,[0-9]{2})++,[0-9]{3})"
-    r"(?![\w,'])"
-)  # blanks, apostrophes and underscores between thousands, and lakhs (12,34,567)
+_GROUPED = re.compile(  # blanks, apostrophes and underscores between thousands, and lakhs (12,34,567)
+    r"(?<![\w.,])(?:[0-9]{1,3}(?:(?: [0-9]{3})++|(?:'[0-9]{3})++|(?:_[0-9]{3})++)"
+    r"|[0-9]{1,2}(?:,[0-9]{2}){1,9},[0-9]{3})(?![\w,'])"
+)
 _RUNNING = re.compile(
     rf"(?P<sign>(?<![\w)}}\]%.])-|\bnegative )?(?<![\w.^_\\])(?<!\^\{{)(?<!_\{{)(?P<text>{_NUMBER})"
     r"(?P<run>-?[a-zA-Z]++)?+(?P<scale> (?:hundred|thousand|million|billion|trillion|lakh|crore)\b)?(?P<percent> ?%)?"

@@ -9,14 +9,14 @@ from .notation import clean, outside_of_text, unwrapped
 _TIME_OF_DAY = re.compile(r"[0-9]\s{0,3}[ap]\.?\s?m\b", re.IGNORECASE)
 _FILLER = (
     r"(?:\s{1,3}(?:be|been|equals?|to|exactly|really|actually|necessarily|simply|just|even|quite|the|an?|value|number"
-    r"|answer|have|has|any|of|in|or|x|is|than)\b){0,6}"
+    r"|answer|have|has|any|of|in|or|than)\b){0,6}"
 )
 # Words that deny or bound what follows them. "Not only" does neither.
 _DENIAL = r"\bnot\b(?! only)|n't\b|\bcannot\b|\bnever\b|\bneither\b|\bnor\b|\b(?:instead|short) of\b|\banything but\b"
 _BOUND = (
     r"\b(?:less|fewer|greater|more|larger|smaller|bigger|higher|lower|other|rather)\s{1,3}than\b"
     r"|\bat\s{1,3}(?:least|most)\b|\bup\s{1,3}to\b|\b(?:under|over|above|below|beyond|exceed(?:s|ing)?|within)\b|\bbetween\b(?:\s{1,3}\S{1,20}\s{1,3}and\b)?"
-    r"|\b(?:maximum|minimum|one)\s{1,3}of\b"
+    r"|\ba\s(?:maximum|minimum)\sof\b|\bone\sof\b"
 )
 _BEFORE = rf"(?:{_DENIAL}|{_BOUND}){_FILLER}[\s$(*\\:]{{0,6}}"
 _AFTER = (
