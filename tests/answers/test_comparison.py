@@ -13,8 +13,10 @@ import pytest
 from conftest import DATA, SHARED, read_rows
 
 from bstar_trl.answers import AnswerComparer, final_answer, read_gold
-from bstar_trl.answers.notation import equal_numerals, last_numeral, normal_form, read_numeral, wording
+from bstar_trl.answers.notation import normal_form
+from bstar_trl.answers.numerals import equal_numerals, last_numeral, read_numeral
 from bstar_trl.answers.statements import statements
+from bstar_trl.answers.words import wording
 
 NAMES = ("gsm8k_train", "gsm8k_test", "math_train", "math500")
 COUNTS = (2000, 200, 1500, 200)
@@ -325,6 +327,25 @@ HOSTILE = {
     "nulls": "\\boxed{\0}",
     "exponent": "#### 1e999999999",
     "protocol": '\\boxed{"]\n["}',
+    "open thoughts": "<think>" * 15_000,
+    "denials": "not 7 " * 16_000,
+    "denied statements": "the answer is not 7. " * 5_000,
+    "bounds": "at least " * 11_000,
+    "numbers": "9 " * 50_000,
+    "number on a line": "#### " + "9 " * 50_000,
+    "products": "x**2" * 25_000,
+    "stars": "** a" * 25_000,
+    "groups": "9,999" * 20_000,
+    "repeating": "0.(3)" * 20_000,
+    "ellipses": "0.33..." * 14_000,
+    "dotted": r"0.\dot{3}1" * 10_000,
+    "functions": "sin(" * 25_000,
+    "angles": r"\sin 9^\circ " * 7_000,
+    "roots": "\u221a(" * 50_000,
+    "superscripts": "\u00b2" * 100_000,
+    "full width": "\uff19" * 100_000,
+    "thin spaces": "1\u2009" * 50_000,
+    "unions": "the answer is " + "x<3 or " * 14_000,
     "commands": r"\boxed{\input{/etc/passwd}}",
 }
 

@@ -23,7 +23,7 @@ from bstar_trl.errors import ConfigurationError, RewardError
 SOURCE = str(Path(bstar_trl.__file__).parents[1])
 MEMORY = 1 << 30
 # One is a long chain of big multiplications in C, where no Python signal handler runs; the other a real response.
-HANGS = [("5", r"9^{9^{9^{9}}}"), (r"-\sqrt{3}", r"\frac{\sin 80^\circ (-1 + 4 \cos 80^\circ)}{\cos 80^\circ}")]
+HANGS = [("5", r"9^{9^{9^{9}}}"), (r"-\sqrt{3}", r"\frac{\sin 80 (-1 + 4 \cos 80)}{\cos 80}")]
 
 
 def children() -> set[int]:

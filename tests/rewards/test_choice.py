@@ -144,10 +144,106 @@ def test_errors_name_the_column():
     with pytest.raises(DatasetError, match="'label_column'"):
         MultipleChoice("label_column")([""], ["B"], answer=["B"])
     with pytest.raises(RewardError, match="choices must be"):
-        judge("B", "B", ["respiration", "photosynthesis"])
+        judge("B", "B", {"A": "respiration", "B": "photosynthesis"})
+    with pytest.raises(RewardError, match="list of texts"):
+        judge("B", "B", "respiration, photosynthesis")
 
 
-@pytest.mark.parametrize("text", ["A " * 50_000, "(A) and " * 12_000, "\n" * 100_000, "The answer is " * 7_000])
+TEN = [f"the {word}" for word in ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")]
+PLANETS = ["Mars", "the Moon", "Venus", "a comet"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Option B", 1.0),
+        ("**Option (B)**", 1.0),
+        ("I choose B.", 1.0),
+        ("I would go with option B.", 1.0),
+        ("Therefore, B.", 1.0),
+        ("It's B.", 1.0),
+        ("B is my final answer", 1.0),
+        ("The best choice would be B", 1.0),
+        ('{"answer": "B"}', 1.0),
+        ('{"why": "A is too far", "answer": "B"}', 1.0),
+        ("{'answer': 'B'}", 1.0),
+        ('```json\n{"choice": "B"}\n```', 1.0),
+        ('{"answer": "photosynthesis"}', 1.0),
+        ('{"answer": "C"}', 0.0),
+        ("**Answer: B**\n\nCheck: the energy is \\boxed{13.6} eV.", 1.0),
+        ("Answer: B\n\n\\boxed{E = \\frac{1}{2}mv^2}", 1.0),
+        ("Answer: B\n\\boxed{C}", 0.0),
+        ("Answer: B\n\\boxed{F}", 0.0),  # a label, though no choice has it
+        ("The answer is not A but B.", 1.0),
+        ("The answer is not B.", 0.0),
+        ("B is not correct.", 0.0),
+        ("So B is wrong.", 0.0),
+        ("Option A\nToo far.\nOption B\nNear.", 0.0),  # headings
+        ("<think>Answer: B", 0.0),
+        ("<think>Answer: A</think>Answer: B", 1.0),
+        ("<think>Answer: B</think>", 0.0),
+        ("Answer: B<|im_end|>", 1.0),
+        ("Ans: B", 1.0),
+        ("\u7b54\u6848\uff1a\uff22", 1.0),
+        ("\uff22", 1.0),
+    ],
+)
+def test_more_ways_to_choose(text, value):
+    assert judge(text).value == value
+
+
+@pytest.mark.parametrize("gold", ["b", "(b)", "b)", "(B)", "B.", "[B]", "**B**", r"\boxed{B}", "Option B"])
+def test_a_gold_label_may_be_written_in_other_ways(gold):
+    assert [judge(text, gold).value for text in ("Answer: B", "(b)", "Answer: C")] == [1.0, 1.0, 0.0]
+    assert MultipleChoice()(["", ""], ["Answer: B", "Answer: C"], answer=[gold] * 2) == [1.0, 0.0]
+
+
+def test_labels_may_be_lower_case():
+    choices = {"label": ["a", "b"], "text": ["respiration", "photosynthesis"]}
+    assert [judge(text, "b", choices).value for text in ("b", "Answer: B", "a")] == [1.0, 1.0, 0.0]
+    assert judge("Answer: B", "B", choices).value == 1.0
+
+
+@pytest.mark.parametrize("gold", [2, "2", "C", "(c)"])
+def test_a_list_of_texts_has_letters_for_labels_and_numbers_for_indices(gold):
+    texts = ["The answer is (C).", "Venus", "B", "Answer: 2", "2"]
+    assert [judge(text, gold, PLANETS).value for text in texts] == [1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_an_index_among_numbers_is_still_an_index():
+    assert [judge(text, 2, ["1", "2", "3", "4"]).value for text in ("C", "Answer: 3", "B", "2")] == [
+        1.0,
+        1.0,
+        0.0,
+        0.0,
+    ]
+    assert judge("A", 0, PLANETS).value == 1.0
+    assert judge("A", 4, PLANETS).value is None
+
+
+def test_there_may_be_ten_choices():
+    assert [judge(text, "J", TEN).value for text in ("The answer is (J).", "the ten", "I", "I think so.")] == [
+        1,
+        1,
+        0,
+        0,
+    ]
+    assert judge("Answer: J", 9, TEN).value == 1.0
+    assert MultipleChoice()([""] * 3, ["Answer: J", "I", "Answer: 7"], answer=["J", "J", "7"]) == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A " * 50_000,
+        "Option A\n" * 10_000,
+        '{"answer": ' * 9_000,
+        "I choose " * 11_000,
+        "(A) and " * 12_000,
+        "\n" * 100_000,
+        "The answer is " * 7_000,
+    ],
+)
 def test_long_responses_are_only_long(text):
     assert judge(text).value == 0.0
 

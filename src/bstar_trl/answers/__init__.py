@@ -1,6 +1,6 @@
 """Final answers: find the answer that a response states, and decide whether it equals the gold answer.
 
-`statements` finds the answers that a text states, `notation` reads numbers and words in them, `comparison` decides.
+`statements` finds the answers that a text states, `numerals` and `words` read them, `comparison` decides.
 Comparisons that need algebra go to math-verify, in the killable processes of `workers`.
 """
 

@@ -5,7 +5,10 @@ This module decides the cheap and certain cases: the same spelling, two numbers,
 
 Deliberate leniencies, most of them math-verify's: units and currencies are dropped, not compared; `50%` equals `50`
 and `0.5`; decimals are compared to six places (0.333333 equals 1/3, 0.3333 does not); `x = 5` equals `5`; `28` equals
-`28_9`; an unevaluated expression equals its value.
+`28_9`; an unevaluated expression equals its value; variables are compared without regard to case. Two exact numbers
+must be exactly equal (see `worker`).
+
+`notation` spells, `numerals` and `words` read, `solution_sets` and `repeating` rewrite; `statements` finds answers.
 """
 
 from __future__ import annotations
@@ -16,34 +19,38 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
-from .notation import (
+from .notation import clean, normal_form, shown
+from .numerals import (
+    ANSWER_LENGTH,
     Numeral,
-    clean,
     equal_numerals,
     last_numeral,
-    letters,
-    normal_form,
     numerals_in,
     read_numeral,
-    shown,
-    wording,
+    with_explicit_product,
 )
-from .statements import Statement, statements
+from .solution_sets import as_set
+from .statements import Statement, ends_in_open_box, spoken, statements
+from .words import letters, restricted, short_words, wording
 from .workers import Outcome, WorkerPool
 
 GOLD_LENGTH = 500  # characters: a longer gold text without a marked answer is not an answer
-ANSWER_LENGTH = 1000  # characters: a longer answer equals no gold answer, and parsing it would only cost time
 
 _CLAUSE_END = re.compile(
-    r"[,;:](?= (?!or\b|and\b)[a-zA-Z])| \(|(?:,|\s)\s?(?:because|since|which|where|as|so|when|if)\s"
+    r";\s|[,:](?= (?!or\b|and\b|[a-zA-Z]\w{0,9} ?=)[a-zA-Z])| \("
+    r"|(?:,|\s)\s?(?:because|since|which|where|as|so|when|if)\s"
+    r"|,?\s(?:and|but)\s(?=(?:I|we|you|he|she|it|they|this|that|there|not)\b)"
 )
 _REASON_END = re.compile(r",?\s(?:because|since|where)\s")
 _FORMULA = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 _BASED = re.compile(r"([0-9A-Za-z]+)_\{?([0-9]{1,3})\}?")
 _IS = re.compile(r"=|\b(?:is|are)\b")
-_OPERATORS = re.compile(r"[\\^_*+!|]|\bnot\b")
+_OPERATORS = re.compile(r"[\\^_*+!|<>]|\bnot\b")
+# A letter right after a number, such as 5m: in a gold answer it may be a variable.
+_VARIABLE = re.compile(r"[0-9}] ?[a-zA-Z](?![a-zA-Z.'+\-0-9]| [a-zA-Z])")
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,12 @@ def read_gold(value: Any) -> Gold:
     found = {item.kind: item for item in statements(text)}
     marked = found.get("box") or found.get("hashes") or found.get("phrase")
     answer = _formula(marked) if marked else text
-    if not clean(answer):
-        return Gold(problem="gold answer is empty")
     if len(answer) > GOLD_LENGTH:
         return Gold(problem="gold answer marks no final answer")
-    return Gold(answer, read_numeral(answer), wording(answer))
+    if not clean(answer):
+        return Gold(problem="gold answer is empty")
+    numeral = None if _VARIABLE.search(clean(answer)) else read_numeral(answer)
+    return Gold(answer, numeral, wording(answer))
 
 
 def final_answer(text: str, *, numeric: bool = False) -> str | None:
@@ -101,7 +109,8 @@ def final_answer(text: str, *, numeric: bool = False) -> str | None:
 
     Statements are a closed `\boxed{...}`, `<answer>...</answer>`, `#### ...` (a number, or text on the last line:
     elsewhere `#### ...` is a Markdown heading), "the answer is ...", "answer: ..." or a line after a heading
-    "# Answer".
+    "# Answer". Thoughts (`<think>`, closed or not), a box that is never closed and a value that a sentence denies or
+    bounds ("not 7", "at least 7") state nothing.
 
     Args:
         text (`str`): the response.
@@ -110,20 +119,31 @@ def final_answer(text: str, *, numeric: bool = False) -> str | None:
             last number of a response that states nothing.
 
     Returns:
-        `str`, *optional*: the answer verbatim, or `None` if the response states no answer.
+        `str`, *optional*: the answer as written, but in ASCII where a digit, dash or blank has variants; `None` if the
+            response states no answer.
     """
+    text = spoken(text)
     loose = None  # a sentence without exactly one number; used if the response states nothing else
+    denied: set[Fraction] = set()  # "the answer is not 7"
     for statement in reversed(statements(text)):
         if statement.kind == "hashes" and not statement.last_line and read_numeral(statement.content) is None:
             continue
         if not numeric:
             return _formula(statement)
         answer = _number_of(statement)
-        if statement.kind == "box" or read_numeral(answer) is not None:
+        if statement.kind == "phrase" and restricted(answer):
+            denied.update(item.value for item in map(read_numeral, numerals_in(answer)) if item)
+            continue
+        numeral = read_numeral(answer)
+        if numeral is not None and numeral.value in denied:
+            continue
+        if statement.kind == "box" or numeral is not None:
             return answer
         if loose is None and re.search(r"[0-9\\\u03c0]", answer):
             loose = answer
-    return loose or (last_numeral(text) if numeric else None)
+    if loose or not numeric or ends_in_open_box(text):
+        return loose
+    return last_numeral(text, denied)
 
 
 class AnswerComparer:
@@ -152,7 +172,7 @@ class AnswerComparer:
             if decided is None:
                 open_pairs.setdefault((gold.answer, str(answer)), []).append(index)
             judgements.append(decided or _wrong(answer))
-        pairs = [(clean(gold), clean(answer)) for gold, answer in open_pairs]
+        pairs = [(_for_algebra(gold), _for_algebra(answer)) for gold, answer in open_pairs]
         for (_, answer), indices, outcome in zip(
             open_pairs, open_pairs.values(), self.pool.compare(pairs), strict=True
         ):
@@ -175,17 +195,35 @@ def _decide(gold: Gold, answer: str | None) -> Judgement | None:
         return Judgement(False, f"answer too long: {len(answer)} characters")
     if normal_form(answer) == normal_form(gold.answer):
         return Judgement(True, "correct")
-    if gold.wording is not None:
-        return Judgement(True, "correct") if letters(answer) == gold.wording else _wrong(answer)
-    if wording(answer) is not None:
+    if restricted(answer) != restricted(gold.answer):
         return _wrong(answer)
+    numeral = read_numeral(answer) if gold.numeral else None
+    if gold.numeral is not None and numeral is not None:
+        return Judgement(True, "correct") if equal_numerals(gold.numeral, numeral) else _wrong(answer)
+    if (same := _same_words(gold, answer)) is not None:
+        return Judgement(True, "correct") if same else _wrong(answer)
     based = _BASED.fullmatch(normal_form(answer)), _BASED.fullmatch(normal_form(gold.answer))
     if based[0] and based[1]:  # math-verify would drop both bases
         return Judgement(True, "correct") if based[0].groups() == based[1].groups() else _wrong(answer)
-    numeral = read_numeral(answer) if gold.numeral else None
-    if gold.numeral is None or numeral is None:
-        return None
-    return Judgement(True, "correct") if equal_numerals(gold.numeral, numeral) else _wrong(answer)
+    return None
+
+
+def _same_words(gold: Gold, answer: str) -> bool | None:
+    """Whether two answers in words are equal; `None` if one of them is a formula, or may be one."""
+    if gold.wording is not None:
+        return letters(answer) == gold.wording
+    if wording(answer) is not None:
+        return re.fullmatch("[a-zA-Z]{2}[a-zA-Z ]*", gold.answer) is not None and letters(answer) == letters(
+            gold.answer
+        )
+    if re.fullmatch("[a-zA-Z ]+", clean(answer)) and (short_words(gold.answer) or short_words(answer)):
+        return letters(answer) == letters(gold.answer)
+    return None
+
+
+def _for_algebra(answer: str) -> str:
+    """An answer in the notation that math-verify reads."""
+    return with_explicit_product(as_set(clean(answer)))
 
 
 def _judgement_of(outcome: Outcome, answer: str) -> Judgement:
@@ -204,19 +242,26 @@ def _formula(statement: Statement) -> str:
         return statement.content
     content = _REASON_END.split(statement.content, maxsplit=1)[0]
     formula = _FORMULA.search(content)
-    if formula is None or re.search(r"[0-9$\\=+\-/*^]", content[: formula.start()] + content[formula.end() :]):
+    if (
+        formula is None
+        or restricted(content[: formula.end()])
+        or re.search(r"[0-9$\\=+\-/*^]", content[: formula.start()] + content[formula.end() :])
+    ):
         return content
     return formula[1] or formula[2]
 
 
 def _number_of(statement: Statement) -> str:
     """The number in a statement, if it holds exactly one; else its whole content, for math-verify to read."""
-    if statement.kind == "box" or read_numeral(statement.content) is not None:
-        return statement.content
-    clause = _CLAUSE_END.split(clean(statement.content), maxsplit=1)[0]
+    content = statement.content
+    if statement.kind == "box" or len(content) > ANSWER_LENGTH or read_numeral(content) is not None:
+        return content
+    clause = _CLAUSE_END.split(clean(content), maxsplit=1)[0]
     result = _IS.split(clause)[-1].strip()
     if not re.search(r"[0-9]", result):
         result = clause
+    if restricted(result):
+        return result
     found = numerals_in(result)
     if read_numeral(result) is None and len(found) == 1 and not _OPERATORS.search(result.replace(found[0], "")):
         return found[0]

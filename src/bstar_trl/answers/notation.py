@@ -1,173 +1,173 @@
-r"""The spelling of answers: LaTeX and Unicode forms, numbers, words.
+r"""The spelling of answers: one form for what Unicode, LaTeX and Markdown can write in several ways.
 
-Exact numbers are read from integers, decimals, numbers with thousands commas, `a/b`, `\frac{a}{b}`, mixed numbers,
-`1.5e3` and `1.5 \times 10^{3}`; `x = ` and a currency may stand before them, a percent sign or a unit after them.
+`plain` maps characters one by one and may be applied to a whole response. `clean` also rewrites notation and is meant
+for a single answer. Every pattern takes linear time, for any text.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from fractions import Fraction
+import unicodedata
+from functools import lru_cache
 
-DIGITS = 400  # longer numerals are ignored: no answer has so many digits, and their conversion takes quadratic time
-TOLERANCE = Fraction(1, 2_000_000)  # half a unit of the sixth decimal
-RELATIVE_TOLERANCE = Fraction(1, 10_000)  # keeps 0.0000001 and 0.0000002 apart
+from .repeating import without_repeating
+
 SHOWN_LENGTH = 60  # characters
+CACHED_LENGTH = 300  # characters: longer texts are rarely cleaned twice
 
-_SPELLINGS = str.maketrans(
+_MINUS = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63"
+_BLANKS = "\0\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+_INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\ufeff"
+_DIGITS = (0x660, 0x6F0, 0x966)  # the zeros of Arabic, Persian and Devanagari
+_PLAIN = str.maketrans(
     {
-        "\u2212": "-", "\u2013": "-", "\uff0d": "-", "\u00a0": " ", "\u202f": "", "\u2009": "", "\u0000": " ",
-        "\u03c0": "\\pi ", "\u00d7": "\\times ", "\u00b7": "\\cdot ", "\u22c5": "\\cdot ", "\u00f7": "/",
-        "\u221e": "\\infty ", "\u222a": "\\cup ", "\u2229": "\\cap ", "\u2264": "\\le ", "\u2265": "\\ge ",
-        "\u2260": "\\ne ", "\u00b0": "^\\circ ", "\u00b2": "^2", "\u00b3": "^3", "\u00bd": "\\frac{1}{2}",
-        "\u00bc": "\\frac{1}{4}", "\u00be": "\\frac{3}{4}",
+        **{chr(code): unicodedata.normalize("NFKC", chr(code)) for code in range(0x1D400, 0x1D800)},
+        **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full width
+        **{chr(zero + digit): str(digit) for zero in _DIGITS for digit in range(10)},
+        **dict.fromkeys(_MINUS, "-"),
+        **dict.fromkeys(_BLANKS, " "),
+        **dict.fromkeys(_INVISIBLE, ""),
+        **dict.fromkeys("\u2018\u2019\u2032", "'"),
+        **dict.fromkeys("\u201c\u201d", '"'),
+        "\u3002": ". ", "\uff61": ". ", "\u3001": ", ", "\u2044": "/", "\u2215": "/", "\u2217": "*",
     }
 )  # fmt: skip
-_REWRITES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"(?<!\\)\\!|\{,\}(?:\\!)?|(?<!\\)\\,(?=[0-9]{3}(?![0-9]))|\\displaystyle(?![a-zA-Z])", ""),
-        (r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])|~", " "),
-        (r"\\(?:left|right)(?![a-zA-Z])\.?", ""),
-        (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\frac\s?([0-9])\s?([0-9])(?![0-9])", r"\\frac{\1}{\2}"),
-        (r"\\frac\s?([0-9])\s?\{", r"\\frac{\1}{"),
-        (r"\\frac\s?(\{[^{}]{0,200}\})\s?([0-9])(?![0-9])", r"\\frac\1{\2}"),
-        (r"\\sqrt\s?([0-9a-zA-Z])(?![0-9])", r"\\sqrt{\1}"),
-        (r"\u221a\s?\(([^()]{0,200})\)", r"\\sqrt{\1}"),
-        (r"\u221a\s?([0-9]{1,200}|[a-zA-Z])", r"\\sqrt{\1}"),
-        (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
-        (r"\\?[$\u20ac\u00a3\u00a5]|(?<!\\)\\[()\[\]]", ""),
-        (r"(?<!\\)\\%", "%"),
-        (r"\s+", " "),
-    )
-]
-_WRAPPER = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|textit|mathbf)\s?\{([^{}]{0,500})\}")
+_GROUP_BLANK = re.compile(r"(?<=[0-9])[\u00a0\u2007\u2008\u2009\u202f](?=[0-9]{3}(?![0-9]))")
 
-_PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
-_FRACTION = rf"\\frac ?\{{ ?-?{_PLAIN} ?\}} ?\{{ ?{_PLAIN} ?\}}"
-_NUMERAL = re.compile(
-    rf"""(?:[a-zA-Z]\ ?=\ ?)? (?P<sign>[-+]?)\ ?
-        (?: (?P<whole>[0-9]+)\ ?(?P<mixed>{_FRACTION}) | (?P<whole2>[0-9]+)\ (?P<mixed2>[0-9]+/[0-9]+)
-          | (?P<fraction>{_FRACTION}|{_PLAIN}\ ?/\ ?{_PLAIN})
-          | (?P<plain>{_PLAIN})
-            (?: [eE](?P<power>[-+]?[0-9]{{1,3}})
-              | \ ?(?:\\times|\\cdot|[x*])\ ?10\ ?\^\ ?
-                (?:\{{\ ?(?P<power2>-?[0-9]{{1,3}})\ ?\}}|(?P<power3>-?[0-9]{{1,3}}))
-            )?
-        ) (?![0-9]) (?P<percent>\ ?%)?""".replace("\\ ", "[ ]"),
-    re.VERBOSE,
+_SUPERSCRIPTS = str.maketrans(
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207d\u207e\u207f\u2071",
+    "0123456789+-()ni",
+)
+_SUBSCRIPTS = str.maketrans({chr(0x2080 + index): item for index, item in enumerate("0123456789+-=()")})
+_RAISED = "[\u00b2\u00b3\u00b9\u2070\u2071\u2074-\u207b\u207d-\u207f]"
+_LOWERED = "[\u2080-\u208e]"
+_SMALL_FRACTION = re.compile(f"({_RAISED}{{1,9}})[/\u2044]({_LOWERED}{{1,9}})")
+_SUPERSCRIPT = re.compile(f"{_RAISED}+")
+_SUBSCRIPT = re.compile(f"{_LOWERED}+")
+_GREEK = re.compile("(?<![\u0370-\u03ff])[\u0391-\u03c9]{1,2}(?![\u0370-\u03ff])")  # longer: a word
+_SYMBOLS = str.maketrans(
+    {
+        "\u00d7": "\\times ", "\u00b7": "\\cdot ", "\u22c5": "\\cdot ", "\u00f7": "/", "\u00b1": "\\pm ",
+        "\u221e": "\\infty ", "\u222a": "\\cup ", "\u2229": "\\cap ", "\u2208": "\\in ", "\u2205": "\\emptyset ",
+        "\u2264": "\\le ", "\u2a7d": "\\le ", "\u2265": "\\ge ", "\u2a7e": "\\ge ", "\u2260": "\\ne ",
+        "\u2248": "\\approx ", "\u2228": " or ", "\u00b0": "^\\circ ", "\u211d": "\\mathbb{R}",
+        "\u2124": "\\mathbb{Z}",
+        "\u2115": "\\mathbb{N}", "\u211a": "\\mathbb{Q}", "\u2102": "\\mathbb{C}", "\u230a": "\\lfloor ",
+        "\u230b": "\\rfloor ", "\u2308": "\\lceil ", "\u2309": "\\rceil ", "\u2220": "\\angle ", "\u2026": "...",
+        "\u03d1": "\u03b8", "\u03d5": "\u03c6", "\u03f5": "\u03b5", "\u2126": "\u03a9",
+        **{
+            chr(code): "\\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", chr(code)).split("\u2044"))
+            for code in (0xBC, 0xBD, 0xBE, *range(0x2150, 0x215F), 0x2189)
+        },
+    }
 )  # fmt: skip
-_ANYWHERE = re.compile(
-    rf"""(?:(?<![\w)}}\]%.])-)? (?<![\w.^_\\])(?<!\^\{{)(?<!_\{{)
-        (?: [0-9]+[ ]?{_FRACTION} | [0-9]+[ ][0-9]+/[0-9]+ | {_FRACTION} | {_PLAIN}(?:/{_PLAIN})? )
-        (?! (?:st|nd|rd|th)\b | [abijknpqrtuvwxyz](?![a-zA-Z]) ) (?:[ ]?%)?""".replace(" ?", "[ ]?"),
-    re.VERBOSE,
+
+_FUNCTION = "arc(?:sin|cos|tan)|(?:sin|cos|tan)h?|cot|sec|csc|exp|ln|log"
+_TRIGONOMETRIC = r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s?\^\s?\{?[0-9]\}?)?)"
+_ANGLE = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s?\^\s?\{?\s?\\circ(?![a-zA-Z])(?:\s?\})?"
+# What a text must contain, a pattern, and its replacement: most texts contain few of these marks.
+_REWRITES = [
+    (mark, re.compile(pattern), replacement)
+    for mark, pattern, replacement in (
+        # asterisks: emphasis, or a power
+        ("**", r"(?<![\w)}\]*])\*\*(?![\s*])([^*\n]{1,200})(?<!\s)\*\*(?![\w(*])", r"\1"),
+        ("**", r"(?<=[\w)}\]])\s?\*\*\s?(?=-?[0-9]|[a-zA-Z](?![a-zA-Z])|[({\\])", "^"),
+        # blanks and layout
+        ("", r"(?<=[0-9])(?:\\[,;: ]|~|\\thinspace\s?)(?=[0-9]{3}(?![0-9]))", ""),
+        ("\\!", r"(?<!\\)\\!", ""),
+        ("{,}", r"\{,\}", ""),
+        ("\\", r"\\(?:(?:display|text|script)style|limits|mathstrut|underline|uline|emph|boldsymbol|bm|ensuremath"
+               r"|[lL]arge|LARGE|[hH]uge|small|normalsize|bfseries|bf|rm|it)(?![a-zA-Z])", ""),
+        ("color", r"\\(?:text)?color\s?\{[^{}]{0,40}\}", ""),
+        ("", r"(?<!\\)\\[,;: ]|\\(?:q?quad|thinspace)(?![a-zA-Z])|~", " "),
+        ("\\", r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\.?", ""),
+        ("", r"\\?[$\u00a2\u00a3\u00a5\u20a0-\u20cf]", ""),
+        ("\\", r"(?<!\\)\\[()\[\]]", ""),
+        ("%", r"(?<!\\)\\%", "%"),
+        # several names for one thing
+        ("\\", r"\\(?:[dtcsx]|nice)frac(?![a-zA-Z])", r"\\frac"),
+        ("\\", r"\\varnothing(?![a-zA-Z])|\\\{\s?\\\}", r"\\emptyset "),
+        ("\\", r"\\(le|ge|ne)q?(?:slant)?(?![a-zA-Z])", r"\\\1 "),
+        ("=", r"<=", r"\\le "),
+        ("=", r">=", r"\\ge "),
+        ("=", r"!=", r"\\ne "),
+        ("\\lt", r"\\lt(?![a-zA-Z])", "<"),
+        ("\\gt", r"\\gt(?![a-zA-Z])", ">"),
+        ("\\var", r"\\var(phi|epsilon|theta|rho|sigma|kappa|pi)(?![a-zA-Z])", r"\\\1"),
+        # arguments without braces
+        ("\\over", r"\{([^{}]{1,60})\\over(?![a-zA-Z])([^{}]{1,60})\}", r"\\frac{\1}{\2}"),
+        ("\\frac", r"\\frac\s?([0-9])\s?([0-9])(?![0-9])", r"\\frac{\1}{\2}"),
+        ("\\frac", r"\\frac\s?([0-9])\s?\{", r"\\frac{\1}{"),
+        ("\\frac", r"\\frac\s?(\{[^{}]{0,200}\})\s?([0-9])(?![0-9])", r"\\frac\1{\2}"),
+        ("", r"\u221b|(?<![\\a-zA-Z])cbrt(?=\s?[({])", r"\\sqrt[3]"),
+        ("\u221c", "\u221c", r"\\sqrt[4]"),
+        ("", r"\u221a|(?<![\\a-zA-Z])sqrt(?=\s?[({0-9])", r"\\sqrt"),
+        ("\\sqrt", r"\\sqrt(\[[0-9a-z]\])?\s?\(([^()]{0,200})\)", r"\\sqrt\1{\2}"),
+        ("\\sqrt", r"\\sqrt(\[[0-9a-z]\])?\s?([0-9]{1,200}|[a-zA-Z](?![a-zA-Z]))", r"\\sqrt\1{\2}"),
+        ("^", r"\^\s?(-[0-9]{1,200}|[0-9]{2,200})", r"^{\1}"),
+        ("^{", r"\^\{\s?(\w)\s?\}(?!\s?\w)", r"^\1"),
+        # names without a backslash, angles in degrees
+        ("pi", r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
+        ("a", r"(?<![\\a-zA-Z])a(sin|cos|tan)(?=\s?\()", r"\\arc\1"),
+        ("", rf"(?<![\\a-zA-Z])({_FUNCTION})(?=\s?[(\\^_{{0-9]|\s[a-zA-Z](?![a-zA-Z]))", r"\\\1 "),
+        ("\\circ", rf"{_TRIGONOMETRIC}\s?(?:\(\s?{_ANGLE}\s?\)|\{{\s?{_ANGLE}\s?\}}|{_ANGLE})",
+         lambda found: rf"{found[1]}(\frac{{{found[2] or found[3] or found[4]}\pi}}{{180}})"),
+        ("", r"\s+", " "),
+    )
+]  # fmt: skip
+_WRAPPER = re.compile(
+    r"\\(?:text(?:rm|bf|it|sf|tt|normal)?|math(?:rm|bf|it|sf)|[mhf]box|operatorname|unit)\s?\{([^{}]{0,500})\}"
 )
-_DEGREES = re.compile(r"(?:\^ ?(?:\\circ|\{ ?\\circ ?\})|\\degrees?(?![a-zA-Z])) ?[CF]?")
-_UNIT = re.compile(r"[a-zA-Z][a-zA-Z'.\- /]{0,60}(?:\^ ?(?:[23]|\{[23]\}))?")
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-# Words after a number that are not units: with one of them the text is not a quantity.
-_NO_UNITS = re.compile(
-    r"\b(?:pi|sqrt|sin|cos|tan|sec|csc|cot|log|ln|exp|mod|plus|minus|times|over|divided|squared|cubed|and|or|to|half|"
-    r"quarter|third|am|pm|not|infinity)\b"
+_NO_SOLUTION = re.compile(
+    r"(?:\\(?:text|mathrm)\s?\{\s?)?(?:there (?:is|are) )?(?:the )?(?:no (?:real )?solutions?|empty set)\s?\}?",
+    re.IGNORECASE,
 )
-_TIME_OF_DAY = re.compile(r"[0-9]\s{0,3}[ap]\.?\s?m\b", re.IGNORECASE)
+_OUTER_BRACES = re.compile(r"\{((?:[^{}]|\{[^{}]*+\})*+)\}")
 
 
-@dataclass(frozen=True)
-class Numeral:
-    """A number and how it was written.
-
-    Attributes:
-        value (`Fraction`): the number; `50%` has the value 50.
-        decimal (`bool`): written with a decimal point, so possibly rounded.
-        percent (`bool`): written with a percent sign.
-    """
-
-    value: Fraction
-    decimal: bool = False
-    percent: bool = False
+def plain(text: str) -> str:
+    """The text with ASCII for full-width, mathematical and other variants of letters, digits, dashes and blanks."""
+    return text if text.isascii() else _GROUP_BLANK.sub("", text).translate(_PLAIN)
 
 
 def clean(text: str) -> str:
-    """The text with one spelling for everything that LaTeX, Unicode and Markdown can spell in several ways."""
-    text = text.translate(_SPELLINGS)
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
-    return text.strip(" *_`").rstrip(".").rstrip()
+    """An answer with one spelling for everything that LaTeX, Unicode and Markdown can spell in several ways."""
+    return _clean_once(text) if len(text) <= CACHED_LENGTH else _clean(text)
+
+
+def _clean(text: str) -> str:
+    text = without_repeating(text.replace("\0", " ") if text.isascii() else _latex_for_symbols(text))
+    for mark, pattern, replacement in _REWRITES:
+        if mark in text:
+            text = pattern.sub(replacement, text)
+    text = text.strip(' *_`"')
+    text = text.rstrip(" .,;\\")
+    if braces := _OUTER_BRACES.fullmatch(text):
+        text = braces[1].strip()
+    return r"\emptyset" if _NO_SOLUTION.fullmatch(text) else text
+
+
+_clean_once = lru_cache(maxsize=1 << 14)(_clean)
 
 
 def normal_form(text: str) -> str:
     """A form that two answers share only if they differ in nothing but spelling and blanks."""
-    text = clean(text)
-    text = _WRAPPER.sub(r"\1", text).strip() if _WRAPPER.fullmatch(text) else text
-    text = re.sub(r" ?([^A-Za-z0-9\s]) ?", r"\1", text)
+    text = re.sub(r" ?([^A-Za-z0-9\s]) ?", r"\1", unwrapped(clean(text), "").strip())
     return text[1] if len(text) == 3 and text[0] == "(" and text[2] == ")" else text
 
 
-def read_numeral(text: str) -> Numeral | None:
-    """The number that makes up `text`, apart from a currency and a unit; `None` if `text` is anything else."""
-    text = clean(text)
-    match = _NUMERAL.match(text)
-    if match is None or match.end() > DIGITS:
-        return None
-    scale = _scale(text[match.end() :].strip(), after_percent=bool(match["percent"]))
-    if scale is None:
-        return None
-    part = match["mixed"] or match["mixed2"] or match["fraction"]
-    try:
-        value = _ratio(part) if part else _exact(match["plain"])
-    except ZeroDivisionError:
-        return None
-    value += Fraction(match["whole"] or match["whole2"] or 0)
-    value *= Fraction(10) ** int(match["power"] or match["power2"] or match["power3"] or 0)
-    value *= -1 if match["sign"] == "-" else 1
-    percent = bool(match["percent"]) or scale == 0
-    return Numeral(value * (scale or 1), decimal="." in (match["plain"] or part or ""), percent=percent)
+def unwrapped(text: str, blank: str = " ") -> str:
+    r"""The text without `\text{...}` and its kin around their contents, which get `blank` on both sides."""
+    for _ in range(3):
+        if "\\" not in text:
+            break
+        text = _WRAPPER.sub(rf"{blank}\1{blank}", text)
+    return text
 
 
-def last_numeral(text: str) -> str | None:
-    """The last number in running text, verbatim; exponents, indices, ordinals and coefficients do not count."""
-    numerals = numerals_in(text)
-    return numerals[-1] if numerals else None
-
-
-def numerals_in(text: str) -> list[str]:
-    """The numbers in running text, verbatim."""
-    return _ANYWHERE.findall(clean(text))
-
-
-def equal_numerals(one: Numeral, other: Numeral) -> bool:
-    """Whether two numbers are equal.
-
-    They must be equal exactly or, if one is written with a decimal point, to six decimals: 0.333333 equals 1/3,
-    0.3333 does not. A percent sign counts as a unit or as 1/100: 50% equals 50 and 0.5.
-    """
-    rounded = one.decimal or other.decimal
-    if _close(one.value, other.value, rounded):
-        return True
-    return one.percent != other.percent and _close(
-        one.value / (100 if one.percent else 1), other.value / (100 if other.percent else 1), rounded
-    )
-
-
-def wording(text: str) -> str | None:
-    r"""The letters of an answer in words, such as `\text{Monday}`, "not enough" or "8:34 p.m."; else `None`."""
-    text = clean(text)
-    outside = _WRAPPER.sub("", text)
-    wrapped = outside != text and not re.search(r"[\w\\]", outside)
-    # Two or three bare letters may be a product of variables.
-    words = re.fullmatch(r"(?:[^\W\d_]|[' ,.\-])+", text) and re.search(r"[a-zA-Z]{4}|[^\W\d_a-zA-Z]", text)
-    if (wrapped or words or _TIME_OF_DAY.search(_WRAPPER.sub(r"\1", text))) and text != "infinity":
-        return letters(text) or None
-    return None
-
-
-def letters(text: str) -> str:
-    """Only letters, digits and colons, in lower case; two wordings with equal letters are equal."""
-    return re.sub(r"[^\w:]|_", "", _WRAPPER.sub(r"\1", clean(text)).lower())
+def outside_of_text(text: str) -> str:
+    r"""What remains of an answer without `\text{...}` and its contents."""
+    return _WRAPPER.sub("", text)
 
 
 def shown(text: str) -> str:
@@ -176,34 +176,21 @@ def shown(text: str) -> str:
     return text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 3] + "..."
 
 
-def _scale(unit: str, *, after_percent: bool) -> int | None:
-    """The factor of a unit: 1, a million, ...; 0 for a percentage, `None` if `unit` is not a unit."""
-    unit = _WRAPPER.sub(r" \1 ", _DEGREES.sub("", unit)).strip().rstrip(".")
-    unit = re.sub(r" +", " ", unit)
-    if not unit:
-        return 1
-    plain = re.sub(r"[.'\-/]", "", unit.split("^")[0].lower())
-    words = plain.split()
-    # A single letter may be a variable, as in 5 x.
-    if not _UNIT.fullmatch(unit) or _NO_UNITS.search(plain) or any(len(word) < 2 and word != "a" for word in words):
-        return None
-    if words and words[0] in ("percent", "pct") and not after_percent:
-        return 0
-    return _SCALES.get(words[0], 1) if words else None
+def _latex_for_symbols(text: str) -> str:
+    text = _SMALL_FRACTION.sub(
+        lambda found: f"\\frac{{{found[1].translate(_SUPERSCRIPTS)}}}{{{found[2].translate(_SUBSCRIPTS)}}}", text
+    )
+    text = _SUPERSCRIPT.sub(lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = _SUBSCRIPT.sub(lambda found: f"_{{{found[0].translate(_SUBSCRIPTS)}}}", text)
+    return _GREEK.sub(_latex_for_greek, plain(text.translate(_SYMBOLS)))
 
 
-def _exact(plain: str) -> Fraction:
-    return Fraction(plain.replace(",", ""))
-
-
-def _ratio(text: str) -> Fraction:
-    upper, lower = re.findall(rf"-?{_PLAIN}", text)
-    sign = -1 if upper.startswith("-") else 1
-    return sign * _exact(upper.lstrip("-")) / _exact(lower.lstrip("-"))
-
-
-def _close(one: Fraction, other: Fraction, rounded: bool) -> bool:
-    if one == other:
-        return True
-    distance = abs(one - other)
-    return rounded and distance < TOLERANCE and distance <= RELATIVE_TOLERANCE * max(abs(one), abs(other))
+def _latex_for_greek(found: re.Match[str]) -> str:
+    names = [unicodedata.name(letter, "").split() for letter in found[0]]
+    if any(len(name) != 4 for name in names):  # with an accent: a word
+        return found[0]
+    letters = [name[3].replace("LAMDA", "LAMBDA") for name in names]
+    return "".join(
+        f"\\{letter.capitalize() if size == 'CAPITAL' else letter.lower()} "
+        for (_, size, *_), letter in zip(names, letters, strict=True)
+    )

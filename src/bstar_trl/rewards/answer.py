@@ -14,7 +14,8 @@ class AnswerMatch(RewardFn):
 
     The *last* answer that the response states counts: a closed `\boxed{...}`, `<answer>...</answer>`, `#### ...`,
     "the answer is ...", or "answer: ...". If the gold answer is a number and the response states nothing, its last
-    number counts. Answers are equal if they are spelled alike, are the same number (to six decimals, without units
+    number counts. Nothing in `<think>...</think>`, or after a `<think>` or in a `\boxed{` that is never closed, is an
+    answer. Answers are equal if they are spelled alike, are the same number (to six decimals, without units
     and currencies; `50%` equals `50` and `0.5`), or are equal for
     [math-verify](https://github.com/huggingface/Math-Verify). math-verify runs in worker processes, which import
     neither torch nor your script. A comparison that crashes, or takes longer than `time_limit`, scores 0.
