@@ -15,6 +15,7 @@ from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 
 from bstar_trl.errors import UnsupportedOptionError, VersionError
+from bstar_trl.training.policy import Policy
 from bstar_trl.training.seams import SEAMS, TESTED, check_attributes, check_seams
 
 REPOSITORY = TESTS.parent
@@ -117,7 +118,7 @@ def test_attributes_of_a_built_trainer(tmp_path, model_path):
     check_attributes(trainer)
     del trainer._dist
     with pytest.raises(VersionError, match=r"BSTaRTrainer\._dist is missing"):
-        check_attributes(trainer)
+        Policy(trainer, 8)
 
 
 ENGINE = {
