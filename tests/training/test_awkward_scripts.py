@@ -14,7 +14,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from bstar_trl import BalanceCallback, BSTaRConfig, BSTaRTrainer
 from bstar_trl.errors import ConfigurationError, DatasetError
-from bstar_trl.rewards import AnswerMatch
+from bstar_trl.rewards import AnswerMatch, MultipleChoice
 
 # ---------------------------------------------------------------------- gold answers of another kind
 
@@ -36,6 +36,13 @@ def test_a_gold_that_nobody_can_judge_is_refused(tmp_path, gold, message, as_str
     rows = rows.to_iterable_dataset() if as_stream else rows
     with pytest.raises(DatasetError, match=rf"'AnswerMatch': column 'gold' must hold gold answers.*{message}"):
         make_trainer(tmp_path, "no/such-model", reward_funcs=AnswerMatch("gold"), train_dataset=rows, max_steps=1)
+
+
+@pytest.mark.parametrize("gold", [{"label": "A"}, ["A"], True, 1.5])
+def test_a_label_of_another_kind_is_refused(tmp_path, gold):
+    rows = Dataset.from_dict({"prompt": ["1+1=", "2+2="], "gold": [None, gold]})
+    with pytest.raises(DatasetError, match=r"'MultipleChoice': column 'gold' must hold right labels"):
+        make_trainer(tmp_path, "no/such-model", reward_funcs=MultipleChoice("gold"), train_dataset=rows)
 
 
 def test_a_tensor_as_gold_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 from ..answers.notation import shown
 from ..answers.statements import STATEMENTS, Statement, spoken, statements
 from ..errors import RewardError
-from .base import RewardFn, Score, column_of
+from .base import RewardFn, Score, column_of, refuse_value
 
 _WRAPPER = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox|boxed)\s?\{([^{}]{0,500})\}")
 _LEAD = re.compile(
@@ -58,6 +59,12 @@ class MultipleChoice(RewardFn):
         self.column = column
         self.choices = choices
         self.columns = (column,)
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Refuse a gold label that is neither a text nor a whole number; `None` is left to [`score`]."""
+        gold = row.get(self.column)
+        if gold is not None and (isinstance(gold, bool) or not isinstance(gold, str | numbers.Integral)):
+            refuse_value(gold, self.column, self.name, "right labels: texts or whole numbers")
 
     def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:
         """One score per completion: 1, 0 or `None`, with a reason.
