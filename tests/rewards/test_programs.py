@@ -251,6 +251,7 @@ SCRIPTS = {
         "A().run()",
     ],
     "tests generated": [PROGRAM, "import random\nprint(5)\nprint(random.randint(1, 9))"],
+    "session": ["def main():\n    input()\n    print(sum(map(int, input().split())))\n\nmain()", ">>> main()\n6"],
     "simulated input": [PROGRAM, "import io, sys\nsys.stdin = io.StringIO('3')\nprint('6')"],
 }
 
