@@ -189,6 +189,14 @@ def test_a_body(reward, body, right):
 @pytest.mark.parametrize(
     "body", ["    for x in xs:\n        out.append(2 * x)\n    return out", "return [2 * x for x in xs]"]
 )
+def test_a_body_that_an_answer_has_begun(reward, body):
+    begun = {"role": "assistant", "content": "def twice(xs):\n    out = []\n"}
+    assert value(reward, human_eval([{"role": "user", "content": f"Complete:\n{CODE}"}, begun]), body) == 1.0
+
+
+@pytest.mark.parametrize(
+    "body", ["    for x in xs:\n        out.append(2 * x)\n    return out", "return [2 * x for x in xs]"]
+)
 def test_a_body_that_the_prompt_has_begun(reward, body):
     assert value(reward, human_eval("def twice(xs):\n    out = []\n"), body) == 1.0
 

@@ -136,7 +136,7 @@ def div(a, b):
     ],
 )
 def test_tests_written_for_pytest(reward, column, old, new, right):
-    row = {"prompt": "Write div and Stack.", column: KODCODE}
+    row = {"prompt": "Write div and Stack.", column: KODCODE, "entry_point": "div"}
     code = DIV.replace(old, new) if old else DIV
     assert value(reward, row, f"```python\n{code}\n```\nTests:\n```python\n{KODCODE}\n```") == right
 
@@ -298,6 +298,13 @@ def packed(cases: list[dict]) -> str:
     return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(cases)))).decode()
 
 
+class Reduced:
+    """A pickle that calls a function, here a harmless one."""
+
+    def __reduce__(self):
+        return str, ("[1]",)
+
+
 STARTER_CODE = "class Solution:\n    def add(self, a: int, xs: List[int]) -> List[int]:\n        "
 CALLS = live("functional", ("1\n[2, 3]", "[3, 4]"), ("0\n[]", "[]"))
 METHOD = STARTER_CODE + "return [a + x for x in xs]"
@@ -354,6 +361,7 @@ def test_rows_of_live_code_bench_with_standard_input(reward):
         ({"public_test_cases": CALLS, "private_test_cases": live("stdin", ("1", "1"))}, "all be of standard input"),
         ({"public_test_cases": "[1]"}, "'public_test_cases' must hold an object"),
         ({"private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(Path("/")))).decode()}, "must hold JSON"),
+        ({"private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(Reduced()))).decode()}, "must hold JSON"),
         ({"private_test_cases": "no JSON"}, "'private_test_cases' must hold JSON"),
         ({"test_cases": [{"input": "1"}]}, "'test_cases' must hold"),
         ({"test_cases": "assert add(1, 2) == 3"}, "'test_cases' must hold a list of texts"),

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from .source import Statement, is_prose, masked, runs_of_code, statements, without_unfinished_end
+from .source import Statement, masked, runs_of_code, statements, without_unfinished_end
 
 _THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _FIRST_MARKS = re.compile(
@@ -193,11 +193,8 @@ def _blocks(text: str, *, nested: bool = False, strings: bool = True) -> list[Bl
             outside.append(line)
             quote = _open_quote(line, quote) if strings else None
             continue
-        first = not blocks
         blocks += _outside(outside)
         outside = []
-        if first and blocks and not opening["info"].strip() and _is_code(text):
-            continue  # this fence closes what the prompt has opened
         body, after, torn = _fenced(lines, place, opening["fence"], loose=loose)
         if torn:  # its quotes are no Python's
             loose = True
@@ -222,10 +219,6 @@ def _blocks(text: str, *, nested: bool = False, strings: bool = True) -> list[Bl
 def _outside(lines: Sequence[str]) -> list[Block]:
     text = _FRAME.sub("\n<>\n", "\n".join(lines))
     return [Block(run, OUTSIDE) for run in runs_of_code(text) if run.strip()]
-
-
-def _is_code(text: str) -> bool:
-    return not is_prose(masked(text.lstrip("\n").partition("\n")[0]))
 
 
 def _fenced(lines: Sequence[str], place: int, fence: str, *, loose: bool) -> tuple[list[str], int, bool]:
