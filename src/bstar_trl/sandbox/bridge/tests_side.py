@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import inspect
 import os
 import sys
 import threading
@@ -261,6 +262,8 @@ class Standard(types.ModuleType):
 def judge(channel: int, check: dict[str, Any]) -> tuple[str, str]:
     """Reason and detail for the tests of `check` against the program at the other end of `channel`."""
     sys.setrecursionlimit(5000)
+    found = inspect.getattr_static  # `isinstance` looks there for a protocol's methods, from Python 3.12 on
+    vars(inspect)["getattr_static"] = lambda item, *rest: (getattr if type(item) is Handle else found)(item, *rest)
     try:
         return _judge(channel, check)
     except Stopped as stopped:
