@@ -170,6 +170,15 @@ def test_a_fence_in_a_docstring_does_not_end_the_program(reward):
             assert value(reward, ROW, form.format(code.format(margin))) == 1.0
 
 
+def test_a_margin_of_all_lines_is_dropped(reward):
+    for margin in ("    ", "\t", "   "):
+        add = "\n".join(margin + line for line in f"# Adds.\n{ADD}".split("\n"))
+        total = "\n".join(margin + line for line in PROGRAM.split("\n"))
+        for form in ("{}", "```python\n{}\n```", "Here it is:\n\n{}\n"):
+            assert value(reward, ROW, form.format(add)) == 1.0
+            assert value(reward, STDIN, form.format(total)) == 1.0
+
+
 # Which block is the program.
 
 BLOCKS = {

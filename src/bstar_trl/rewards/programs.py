@@ -101,7 +101,7 @@ def extract_code(text: str, names: Collection[str] = (), *, script: bool = False
         `str`: the source.
     """
     blocks = [block for block in _blocks(_answer(text)) if block.text.strip()][-MOST_BLOCKS:]
-    blocks = [_at_the_margin(block, body) for block in blocks if block.rank > FOREIGN] or blocks
+    blocks = [_at_the_margin(block, script) for block in blocks if block.rank > FOREIGN] or blocks
     blocks = [block for block in blocks if not (script and any(block.is_quoted_from(other) for other in blocks))]
     if not blocks:
         return ""
@@ -123,11 +123,11 @@ def extract_code(text: str, names: Collection[str] = (), *, script: bool = False
     return without_unfinished_end(_joined(blocks, best, wanted)).strip("\n")
 
 
-def _at_the_margin(block: Block, body: bool) -> Block:
-    """The block without the margin that all its lines have; a body keeps it."""
-    first = next(line for line in block.text.split("\n") if line.strip())
+def _at_the_margin(block: Block, script: bool) -> Block:
+    """The block without the margin that all its lines have; what may be a body keeps it."""
+    first = next((line for line in masked(block.text).split("\n") if line.strip()), "")
     margin = first[: len(first) - len(first.lstrip())]
-    if body and not _TOP.match(first, len(margin)):
+    if not script and not _TOP.match(first, len(margin)):
         return block
     return Block(_unindented(block.text, margin), block.rank)
 
