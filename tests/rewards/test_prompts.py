@@ -172,6 +172,12 @@ def test_a_prompt_of_imports_and_an_entry_that_is_a_method(reward):
         ("    def d(x):\n        return 2 * x\n    return [d(x) for x in xs]", 1.0),
         ("def d(x):\n    return 2 * x\nreturn [d(x) for x in xs]", 1.0),
         ("def d(x):\n        return 2 * x\n    return [d(x) for x in xs]", 1.0),
+        ("    if xs:\n        return [2 * x for x in xs]\n    return [] and ''<|im_end|>", 1.0),
+        ("\timport math\n\n\tdef d(x):\n\t\treturn 2 * x\n\tfor _ in '1':\n\t\treturn [d(x) for x in xs]", 1.0),
+        (
+            "    def d(x):\n        return 2 * x\n    while 1: return [d(x) for x in xs]\n```\n\nBecause it's simple.",
+            1.0,
+        ),
         ("# double\n    return [2 * x for x in xs]", 1.0),
         ("if not xs:\n        return []\n    return [2 * x for x in xs]", 1.0),
         ("if not xs:\n    return []\nelse:\n    return [2 * x for x in xs]", 1.0),

@@ -18,7 +18,7 @@ _FIRST_MARKS = re.compile(
     r"(?:<\|(?:end_header_id|message)\|>)?)*+"
 )
 _LAST_MARK = re.compile(
-    r"""(?<!["'])<[|\uff5c][^<>|\uff5c\n]{1,40}[|\uff5c]>(?!["'])"""
+    r"<[|\uff5c][^<>|\uff5c\n]{1,40}[|\uff5c]>"
     r"|(?:</s>|<eos>|<end_of_turn>|<file_sep>|<EOT>)[ \t]*$|^[ \t]*\[(?:DONE|/PYTHON|/INST|END)\]",
     re.MULTILINE,
 )
@@ -38,7 +38,7 @@ _QUOTES = re.compile(r"""#.*|\\.|("{3}|'{3})|"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*
 _CLOSING = {quote: re.compile(rf"\\.|({quote})") for quote in ('"""', "'''")}
 _READS = re.compile(r"\binput[ \t]*\(|\bstdin\b(?![ \t]*=[^=])|\bopen[ \t]*\([ \t]*0|\bfileinput\b|\bos\.read\b")
 _UNTAGGED = {"", "code", "solution", "program", "answer"}
-_TOP = re.compile(r"(?:async[ \t]+def|def|class|import|from)\b|@")
+_TOP = re.compile(r"(?:(?:async[ \t]+)?(?:def|class)|import|from)[ \t]+(\w+)|@")
 _SESSION = re.compile(r"\s*>>>[ \t]")
 MOST_BLOCKS = 64  # of a response, from its end
 TAGGED, BARE, OUTSIDE, FOREIGN = 3, 2, 1, 0  # blocks tagged as Python, fenced, between fences, of other languages
@@ -101,7 +101,9 @@ def extract_code(text: str, names: Collection[str] = (), *, script: bool = False
         `str`: the source.
     """
     blocks = [block for block in _blocks(_answer(text)) if block.text.strip()][-MOST_BLOCKS:]
-    blocks = [_at_the_margin(block, script) for block in blocks if block.rank > FOREIGN] or blocks
+    blocks = [
+        _at_the_margin(block, names, script=script, body=body) for block in blocks if block.rank > FOREIGN
+    ] or blocks
     blocks = [block for block in blocks if not (script and any(block.is_quoted_from(other) for other in blocks))]
     if not blocks:
         return ""
@@ -123,11 +125,12 @@ def extract_code(text: str, names: Collection[str] = (), *, script: bool = False
     return without_unfinished_end(_joined(blocks, best, wanted)).strip("\n")
 
 
-def _at_the_margin(block: Block, script: bool) -> Block:
+def _at_the_margin(block: Block, names: Collection[str], *, script: bool, body: bool) -> Block:
     """The block without the margin that all its lines have; what may be a body keeps it."""
     first = next((line for line in masked(block.text).split("\n") if line.strip()), "")
     margin = first[: len(first) - len(first.lstrip())]
-    if not script and not _TOP.match(first, len(margin)):
+    top = _TOP.match(first, len(margin))
+    if not script and not (top and (not body or top[1] in names)):
         return block
     return Block(_unindented(block.text, margin), block.rank)
 
@@ -174,7 +177,7 @@ def _answer(text: str) -> str:
     text = text[start:end]
     if marks := _FIRST_MARKS.match(text):
         text = text[marks.end() :]
-    last = _LAST_MARK.search(text)
+    last = _LAST_MARK.search(masked(text))
     return text[: last.start()] if last and text[: last.start()].strip() else text
 
 
