@@ -93,9 +93,9 @@ class BSTaRConfig(GRPOConfig):
             functions and not exactly one of them is a verifier of this package. Several names: each of these judges
             rows of its own, which the dataset's column `verifier` tells apart, or the others' `None`.
         correct_at (`float`, *optional*):
-            The smallest value of a verifier for a correct response. If `None`, the reward function's own attribute
-            `correct_at`, or 1.0 where it has none. A reward model that is the only reward and has none calls correct
-            what lies above the mean of its query's responses.
+            The smallest value of a verifier for a correct response; with several verifiers a dict by name is accepted,
+            too. If `None`, the reward function's own attribute `correct_at`, or 1.0 where it has none. A reward model
+            that is the only reward and has none calls correct what lies above the mean of its query's responses.
         inheritance (`str`, *optional*, defaults to `"online"`):
             What an iteration takes over from the one before: `"online"` weights, optimizer and schedule (Online RFT,
             B-STaR); `"iterative"` the weights (Iterative RFT); `"restart"` nothing (STaR, ReST-EM).

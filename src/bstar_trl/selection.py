@@ -46,11 +46,8 @@ def select(
     *,
     budget: int,
     rng: np.random.Generator,
-    correct_NK: ArrayLike | None = None,
 ) -> np.ndarray:
     """Choose at most `budget` responses whose reward exceeds the threshold, spread over the queries.
-
-    Nothing is chosen where none of these responses is correct: other rewards must not decide alone.
 
     The cap per query is the smallest m with sum_i min(n_i, m) >= budget. Each query contributes its best responses up
     to the cap, ties broken by `rng`; the surplus is dropped at random from the queries that contribute m.
@@ -61,7 +58,6 @@ def select(
         threshold (`float`): tau; the comparison is strict.
         budget (`int`): M, at least 1.
         rng (`np.random.Generator`): breaks ties and drops the surplus.
-        correct_NK (`bool`, *optional*): which responses are correct; `None`: all of them.
 
     Returns:
         `np.ndarray` of `int64`, (M, 2): query and response, in ascending order; fewer rows if fewer responses qualify.
@@ -82,10 +78,7 @@ def select(
     broken = np.argwhere(selectable & np.isnan(rewards))
     if len(broken):
         raise RewardError(f"rewards_NK holds NaN for response {broken[0][1]} of query {broken[0][0]}")
-    candidates = selectable & (rewards > threshold)
-    if correct_NK is not None and not (candidates & np.asarray(correct_NK, dtype=bool)).any():
-        return np.empty((0, 2), dtype=np.int64)
-    queries, columns = np.nonzero(candidates)
+    queries, columns = np.nonzero(selectable & (rewards > threshold))
     # Rank within each query: best reward first, equal rewards in random order.
     order = np.lexsort((rng.random(len(queries)), -rewards[queries, columns], queries))
     queries, columns = queries[order], columns[order]

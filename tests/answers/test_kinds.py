@@ -10,6 +10,20 @@ import pytest
 from bstar_trl.answers import AnswerComparer
 
 KINDS: dict[str, list[tuple[str, str, bool]]] = {
+    "yes and no with a reason": [
+        ("no", "The answer is no, it is not possible.", True),
+        ("Yes", r"\boxed{\text{Yes, it is}}", True),
+        ("yes", r"\boxed{\text{No, it is not}}", False),
+        ("no", "Answer: No; 7 is odd.", True),
+        ("No", r"\boxed{\text{No solution}}", False),
+        ("yes", r"\boxed{\text{not yes}}", False),
+        ("True", "The answer is true: 3 < 4.", True),
+    ],
+    "or without blanks": [
+        (r"x\leq 1\text{ or }x\geq 2", r"\boxed{(-\infty,1]\cup[2,\infty)}", True),
+        (r"(-\infty,-2)\cup(3,\infty)", r"\boxed{x<-2\text{ or }x>3}", True),
+        (r"(-\infty,-2)\cup(3,\infty)", r"\boxed{x<-2\text{or}x>4}", False),
+    ],
     "numbers that run into letters": [
         ("1", "The answer is the 12th of May.", False),
         ("12", "The answer is the 12th of May.", True),

@@ -271,3 +271,21 @@ def test_arc_rows_are_read_as_they_are(name, folder):
     assert right([f"The answer is ({label})." for label in others]) == 0
     assert right(prompts) == 0  # all choices repeated choose none
     assert right(["A thing is a thing."] * len(rows)) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"The answer is \(C\).", 1.0),
+        (r"Answer: \(\text{C}\)", 1.0),
+        (r"\[\boxed{C}\]", 1.0),
+        (r"\(B\)", 0.0),
+        ("The letter is C.", 1.0),
+        ("Selected: C", 1.0),
+        ("Correct: C", 1.0),
+        ("That is correct: it has carbon.", 0.0),
+    ],
+)
+def test_formula_marks_and_other_names(text, value):
+    (score,) = MultipleChoice().score([""], [text], answer=["C"])
+    assert score.value == value

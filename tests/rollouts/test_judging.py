@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from bstar_trl.errors import DatasetError, RewardError
+from bstar_trl.records import Rollouts
 from bstar_trl.rollouts.judging import Verifiers
 
 NAN = float("nan")
@@ -92,3 +93,41 @@ def test_the_values_are_explained():
     assert "the values of 'a' lie between -1 and 0.25, and correct is at least 1" in text
     assert "the values of 'b' are all 0.5, and correct is above the mean of its query's responses" in text
     assert "'c'" not in text
+
+
+def test_candidates_against_a_loop():
+    rng = np.random.default_rng(1)
+    verifiers = Verifiers((0, 1), ("a", "b"), (1.0, 1.0))
+    some, none = 0, 0
+    for _ in range(60):
+        size = 24
+        ids = np.repeat(np.arange(6), 4)
+        values = np.full((size, 3), NAN)
+        values[np.arange(size), ids % 2] = rng.random(size) < 0.12
+        values[:, 2] = rng.random(size)
+        rewards = np.nan_to_num(values).sum(axis=1)
+        rollouts = Rollouts(
+            query_ids_R=ids,
+            temperatures_R=np.ones(size),
+            rewards_R=rewards,
+            correct_R=verifiers.correct(values, ids),
+            judged_R=np.ones(size, dtype=bool),
+            ended_R=rng.random(size) < 0.8,
+            lengths_R=np.ones(size, dtype=np.int32),
+            text_ids_R=np.arange(size, dtype=np.uint64),
+            values_RF=values,
+            reasons_R=np.full(size, None),
+            rows_R=np.arange(size),
+            reader=None,
+        )
+        got = verifiers.candidates(rollouts, 0.5)
+        for row in range(6):
+            hope = any(
+                rollouts.correct_R[i] and rollouts.ended_R[i] and rewards[i] > 0.5
+                for i in range(size)
+                if ids[i] % 2 == row % 2
+            )
+            expected = [bool(rollouts.ended_R[4 * row + column]) and hope for column in range(4)]
+            assert got[row].tolist() == expected
+            some, none = some + hope, none + (not hope)
+    assert min(some, none) > 20

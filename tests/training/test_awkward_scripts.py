@@ -10,10 +10,11 @@ import pytest
 from conftest import CONFIG_FIELDS, has_digit, make_dataset, make_gpt2, make_model, make_tokenizer, make_trainer
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import GPT2ForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
 
 from bstar_trl import BalanceCallback, BSTaRConfig, BSTaRTrainer
-from bstar_trl.errors import ConfigurationError, DatasetError
+from bstar_trl.errors import ConfigurationError, DatasetError, RewardError
 from bstar_trl.rewards import AnswerMatch, MultipleChoice
 
 # ---------------------------------------------------------------------- gold answers of another kind
@@ -23,11 +24,11 @@ from bstar_trl.rewards import AnswerMatch, MultipleChoice
     ("gold", "message"),
     [
         (
-            {"ground_truth": "4", "style": "rule"},
-            r"a dict with the keys 'ground_truth', 'style'.*\['gold'\]\[<the key",
+            {"style": "rule", "ground_truth": "4"},
+            r"a dict with the keys 'style', 'ground_truth'.*row\['gold'\]\['ground_truth'\]",
         ),
-        (["4", "four"], r"a list.*\['gold'\]\[<the place"),
-        (True, "a bool"),
+        (["4", "four"], r"a list.*row\['gold'\]\[<the place"),
+        (True, r"a bool.*str\(row\['gold'\]\)"),
     ],
 )
 @pytest.mark.parametrize("as_stream", [False, True])
@@ -36,6 +37,12 @@ def test_a_gold_that_nobody_can_judge_is_refused(tmp_path, gold, message, as_str
     rows = rows.to_iterable_dataset() if as_stream else rows
     with pytest.raises(DatasetError, match=rf"'AnswerMatch': column 'gold' must hold gold answers.*{message}"):
         make_trainer(tmp_path, "no/such-model", reward_funcs=AnswerMatch("gold"), train_dataset=rows, max_steps=1)
+
+
+def test_choices_of_another_kind_are_refused(tmp_path):
+    rows = Dataset.from_dict({"prompt": ["1+1="], "answer": ["A"], "choices": ["2 or 3"]})
+    with pytest.raises(RewardError, match=r"choices must be .*got .*2 or 3"):
+        make_trainer(tmp_path, "no/such-model", reward_funcs=MultipleChoice(), train_dataset=rows)
 
 
 @pytest.mark.parametrize("gold", [{"label": "A"}, ["A"], True, 1.5])
@@ -47,7 +54,9 @@ def test_a_label_of_another_kind_is_refused(tmp_path, gold):
 
 def test_a_tensor_as_gold_is_refused(tmp_path):
     rows = Dataset.from_dict({"prompt": ["1+1="] * 3, "gold": [1, 2, 3]}).with_format("torch")
-    with pytest.raises(DatasetError, match=r"column 'gold' must hold gold answers.*a torch\.Tensor"):
+    with pytest.raises(
+        DatasetError, match=r"column 'gold' must hold gold answers.*a torch\.Tensor.*with_format\(None\)"
+    ):
         make_trainer(tmp_path, "no/such-model", reward_funcs=AnswerMatch("gold"), train_dataset=rows)
 
 
@@ -73,6 +82,14 @@ def adapter_path(tmp_path_factory):
     return path
 
 
+def test_an_adapter_that_transformers_has_loaded_frozen_is_refused(tmp_path, adapter_path):
+    base = make_model()
+    base.load_adapter(adapter_path)
+    base.requires_grad_(False)
+    with pytest.raises(ConfigurationError, match=r"no parameter that requires a gradient.*is_trainable=True"):
+        make_trainer(tmp_path, base, processing_class=make_tokenizer())
+
+
 @pytest.mark.parametrize("is_trainable", [False, True])
 def test_a_frozen_adapter_is_refused(tmp_path, adapter_path, is_trainable):
     model = PeftModel.from_pretrained(make_model(), adapter_path, is_trainable=is_trainable)
@@ -91,14 +108,19 @@ def test_a_frozen_model_is_refused(tmp_path):
 @pytest.mark.parametrize("make", [lambda: make_gpt2(12), lambda: make_model(max_position_embeddings=12)])
 def test_a_prompt_that_does_not_fit_is_named(tmp_path, make):
     rows = Dataset.from_dict({"prompt": ["1+1=", "1+1+1+1+1+1=", "2+2="]})
-    message = r"prompt of query 1 .* has 12 tokens, but the model takes 12 for prompt"
-    with pytest.raises(DatasetError, match=message):
-        make_trainer(tmp_path, make(), processing_class=make_tokenizer(), train_dataset=rows)
+    message = r"prompt of row 1 of the {} dataset{}, '1\+1.*, has 12 tokens, but the model takes 12 for prompt"
+    for given, named in (
+        ({"train_dataset": rows}, message.format("training", "")),
+        ({"eval_dataset": rows}, message.format("evaluation", "")),
+        ({"eval_dataset": {"hard": rows}}, message.format("evaluation", " 'hard'")),
+    ):
+        with pytest.raises(DatasetError, match=named):
+            make_trainer(tmp_path, make(), processing_class=make_tokenizer(), **given)
     # The rows of a transform are not known before they are sampled, and neither is what a template adds.
     chats = Dataset.from_dict({"prompt": [[{"role": "user", "content": text}] for text in ("1+1=", "1+1+1+1+1")]})
     for late in (rows.with_transform(lambda batch: batch), chats):
         trainer = make_trainer(tmp_path, make(), processing_class=make_tokenizer(), train_dataset=late)
-        with pytest.raises(DatasetError, match=r"prompt of query 1 .*but the model takes 12 for prompt"):
+        with pytest.raises(DatasetError, match=r"prompt of query 1, .*but the model takes 12 for prompt"):
             trainer.train()
 
 
@@ -127,13 +149,46 @@ def test_a_token_without_an_embedding_is_named(tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["hh"])
     rows = Dataset.from_dict({"prompt": ["1+1=", "hh", "2+2="]})
-    message = r"prompt of query 1 holds the token 'hh' with the id 26.*26 tokens.*resize_token_embeddings\(27\)"
-    with pytest.raises(DatasetError, match=message):
+    message = r"prompt of {} 1{} holds the token 'hh' with the id 26.*26 tokens.*resize_token_embeddings\(27\)"
+    with pytest.raises(DatasetError, match=message.format("row", " of the training dataset")):
         make_trainer(tmp_path, make_model(), processing_class=tokenizer, train_dataset=rows)
     trainer = make_trainer(
-        tmp_path, make_model(), processing_class=tokenizer, train_dataset=rows.to_iterable_dataset(), max_steps=1
+        tmp_path,
+        make_model(),
+        processing_class=tokenizer,
+        train_dataset=rows.to_iterable_dataset(),
+        max_steps=1,
+        shuffle_dataset=False,
     )
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(DatasetError, match=message.format("query", "")):
+        trainer.train()
+
+
+def test_a_larger_tokenizer_is_warned_of(tmp_path, caplog):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["hh"])
+    make_trainer(tmp_path, make_model(), processing_class=tokenizer)
+    assert "The tokenizer has 27 tokens, but the model has embeddings for 26 tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("positions", "add", "message"),
+    [(8, False, r"for the reward model '.*', which takes 8"), (64, True, "token id 26, but the model has embeddings")],
+)
+def test_a_reward_model_that_cannot_read_the_responses_is_named(tmp_path, model_path, positions, add, message):
+    config = make_gpt2(positions).config
+    config.num_labels = 1
+    tokenizer = make_tokenizer()
+    if add:
+        tokenizer.add_special_tokens({"pad_token": "<new>"})
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        reward_funcs=GPT2ForSequenceClassification(config),
+        reward_processing_classes=tokenizer,
+        train_dataset=Dataset.from_dict({"prompt": ["1+1=", "1+1+1+1="]}),
+    )
+    with pytest.raises(RewardError, match=message):
         trainer.train()
 
 
@@ -224,6 +279,7 @@ def test_the_best_model_can_go_by_a_reward(tmp_path, model_path):
     assert last["eval_rewards/has_digit/mean"] == pytest.approx(last["eval_reward"])
     assert last["eval_rewards/has_digit/std"] == pytest.approx(last["eval_reward_std"])
     assert 0 <= last["eval_frac_reward_zero_std"] <= 1
+    assert last["eval_steps_per_second"] > 0
     assert last["eval_completions/min_length"] <= last["eval_completions/mean_length"] <= 8
     assert last["eval_completions/max_terminated_length"] <= last["eval_completions/max_length"]
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 from policies import make_guesser
 
 from bstar_trl import BSTaRTrainer
-from bstar_trl.errors import DatasetError, EmptySelectionError, RewardError
+from bstar_trl.errors import ConfigurationError, DatasetError, EmptySelectionError, RewardError
 from bstar_trl.rewards import AnswerMatch, MultipleChoice, RewardFn, Score, UnitTests
 
 
@@ -132,7 +132,7 @@ def test_the_column_decides_between_verifiers_that_judge_everything(tmp_path, mo
 
 
 def test_an_unknown_name_is_found_before_any_weight_is_loaded(tmp_path):
-    rows = make_dataset().add_column("verifier", ["odd"] * 16 + ["even"])
+    rows = make_dataset(50).add_column("verifier", ["odd"] * 49 + ["even"])
     with pytest.raises(DatasetError, match=r"one of the verifiers \(odd, everything\) or None, got 'even'"):
         make_trainer(
             tmp_path,
@@ -181,6 +181,59 @@ def test_the_package_s_verifiers_leave_the_rows_of_others_alone(tmp_path):
     for row, mine in enumerate(("code", "math", "choice")):
         values = trainer.rollouts.values_RF[trainer.rollouts.query_ids_R == row]
         assert [name for name, column in zip(names, values.T, strict=True) if not np.isnan(column).all()] == [mine]
+
+
+def test_the_column_of_judges_must_not_be_taken_away(tmp_path):
+    with pytest.raises(DatasetError, match=r"'verifier' of the training dataset says who.*remove_unused_columns"):
+        make_trainer(
+            tmp_path,
+            "no/such-model",
+            reward_funcs=[odd, everything],
+            verifier=["odd", "everything"],
+            train_dataset=make_mixture().remove_columns("answer"),
+            remove_unused_columns=True,
+        )
+
+
+def test_a_verifier_that_calls_nothing_correct_trains_nothing(tmp_path, model_path):
+    """Its rows have the higher rewards by another reward; those of the other verifier alone are trained on."""
+
+    def hopeless(completions, **kwargs):
+        return [0.0] * len(completions)
+
+    def bonus(completions, verifier, **kwargs):
+        return [2.0 * (name == "hopeless") for name in verifier]
+
+    rows = make_dataset().add_column("verifier", ["everything", "hopeless"] * 8 + ["everything"])
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        trainer=Recorder,
+        reward_funcs=[everything, hopeless, bonus],
+        verifier=["everything", "hopeless"],
+        train_dataset=rows,
+        max_steps=1,
+    )
+    trainer.train()
+    chosen = trainer.selection.rollouts
+    assert len(chosen)
+    assert (chosen.query_ids_R % 2 == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"odd": 0.5, "other": 1.0}, "by the names of verifiers"),
+        ("high", "must be a number"),
+        ({"odd": "1"}, "got"),
+    ],
+)
+def test_limits_by_name(tmp_path, model_path, given, message):
+    settings = {"reward_funcs": [odd, Letters(strict=False)], "verifier": ["odd", "letters"]}
+    with pytest.raises(ConfigurationError, match=message):
+        make_trainer(tmp_path, "no/such-model", correct_at=given, **settings)
+    trainer = make_trainer(tmp_path, model_path, correct_at={"odd": 0.25}, **settings)
+    assert trainer.scorer.verifiers.limits == (0.25, 0.5)
 
 
 def test_nothing_is_trained_where_no_response_is_correct(tmp_path, model_path):

@@ -434,7 +434,7 @@ def test_a_query_without_a_prompt_is_named(tmp_path, model_path, prompt):
     rows = make_dataset(5).to_list()
     rows[3]["prompt"] = prompt
     dataset = Dataset.from_list(rows)
-    with pytest.raises(DatasetError, match="the prompt of query 3 is empty"):
+    with pytest.raises(DatasetError, match="the prompt of row 3 of the training dataset is empty"):
         make_trainer(tmp_path, model_path, train_dataset=dataset)
     stream = dataset.to_iterable_dataset()
     trainer = make_trainer(

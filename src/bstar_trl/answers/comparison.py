@@ -22,7 +22,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from .notation import clean, normal_form, shown
+from .notation import clean, normal_form, shown, unwrapped
 from .numerals import (
     ANSWER_LENGTH,
     Numeral,
@@ -210,6 +210,8 @@ def _decide(gold: Gold, answer: str | None) -> Judgement | None:
 
 def _same_words(gold: Gold, answer: str) -> bool | None:
     """Whether two answers in words are equal; `None` if one of them is a formula, or may be one."""
+    if (verdict := letters(gold.answer)) in ("yes", "no", "true", "false"):  # a reason may follow
+        return letters(re.split(r"[,.;:!]", unwrapped(clean(answer)), maxsplit=1)[0]) == verdict
     if gold.wording is not None:
         return letters(answer) == gold.wording
     if wording(answer) is not None:

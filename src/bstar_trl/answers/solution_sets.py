@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_EITHER = re.compile(r"\s?,?\s?(?:\\cup|\\lor|\\vee|\\(?:text|mathrm|mbox)\s?\{\s?or\s?\}|\bor\b)(?![a-zA-Z])\s?")
+_EITHER = re.compile(r"\s?,?\s?(?:\\(?:cup|lor|vee)(?![a-zA-Z])|\\(?:text|mathrm|mbox)\s?\{\s?or\s?\}|\bor\b)\s?")
 _RELATION = re.compile(r"\s?(<|>|\\le(?![a-zA-Z])|\\ge(?![a-zA-Z]))\s?")
 _MEMBER = re.compile(r"[a-zA-Z]\s?\\in(?![a-zA-Z])\s?")
 _EXCEPT = re.compile(r"[a-zA-Z]\s?\\ne(?![a-zA-Z])\s?([^<>=,\\]{1,40}|\\frac\{[^{}]{1,20}\}\{[^{}]{1,20}\})")

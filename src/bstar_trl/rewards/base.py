@@ -89,16 +89,17 @@ def text_of_content(content: Any) -> str:
 def refuse_value(value: Any, column: str, reward: str, expected: str) -> NoReturn:
     """Say that a dataset's column holds a value of the wrong kind, and what to do."""
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    found, remedy = f"a {kind}", "..."
+    found, right = f"a {kind}", f"str(row[{column!r}])"
     if isinstance(value, Mapping):
         found = f"a {kind} with the keys {', '.join(map(repr, value))}"
-        remedy = f"row[{column!r}][<the key that holds it>]"
-    elif hasattr(value, "__getitem__"):
-        remedy = f"row[{column!r}][<the place that holds it>]"
-    raise DatasetError(
-        f"reward '{reward}': column '{column}' must hold {expected}, but its first value is {found}. Make a column "
-        f"that it can read: dataset.map(lambda row: {{'answer': {remedy}}})"
-    )
+        key = next((key for key in ("ground_truth", "answer", "label") if key in value), "<the key that holds it>")
+        right = f"row[{column!r}][{key!r}]"
+    elif isinstance(value, list | tuple):
+        right = f"row[{column!r}][<the place that holds it>]"
+    remedy = f"make it so with dataset.map(lambda row: {{{column!r}: {right}}})"
+    if hasattr(value, "dtype"):
+        remedy = "take the format away with dataset.with_format(None)"
+    raise DatasetError(f"reward '{reward}': column '{column}' must hold {expected}, but holds {found}: {remedy}")
 
 
 def column_of(columns: Mapping[str, Any], name: str, reward: str) -> Sequence[Any]:

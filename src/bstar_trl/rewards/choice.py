@@ -20,12 +20,13 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _NAMES = re.compile(
-    r"""\b(?: (?:option|choice)["']?\s* (?: (?:is|(?:would|must|should)\ be)\b | : )
+    r"""\b(?: (?:option|choice|letter|selected|correct)["']?\s* (?: (?:is|(?:would|must|should)\ be)\b | : )
           | (?:choose|chose|pick|select|go(?:ing)?\ with)\b )
         [\s*"']{0,9}([^\n"}]{1,500})""",
     re.IGNORECASE | re.VERBOSE,
 )
 _DENIAL = re.compile(r"(?:[a-z]+ly\s)?(?:not|never|neither)\b", re.IGNORECASE)
+_FORMULA = re.compile(r"\$|\\[()\[\]]")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # May follow a label without punctuation: "A because ...", but not "A plant" or "3 planets".
 _AFTER_LABEL = r"(?=\s*(?:$|[,;\u2014\u2013&/(]|-\s|(?:because|since|as|is|and|or|due|which|for|rather|not|but)\b))"
@@ -61,10 +62,16 @@ class MultipleChoice(RewardFn):
         self.columns = (column,)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Refuse a gold label that is neither a text nor a whole number; `None` is left to [`score`]."""
+        """Refuse a gold label that is neither a text nor a whole number, and choices of another kind.
+
+        A gold label of `None` is left to [`score`].
+        """
         gold = row.get(self.column)
-        if gold is not None and (isinstance(gold, bool) or not isinstance(gold, str | numbers.Integral)):
+        if gold is None:
+            return
+        if isinstance(gold, bool) or not isinstance(gold, str | numbers.Integral):
             refuse_value(gold, self.column, self.name, "right labels: texts or whole numbers")
+        _Choices.read(row.get(self.choices), str(gold))
 
     def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:
         """One score per completion: 1, 0 or `None`, with a reason.
@@ -260,8 +267,8 @@ def _is_listed(first: re.Match[str]) -> bool:
 
 
 def _unwrapped(text: str) -> str:
-    r"""The text without `\text{...}`, dollar signs, and the emphasis and quotes around it."""
-    return _WRAPPER.sub(r" \1 ", text).replace("$", "").replace("**", "").strip(" \t\r*_`\"'")
+    r"""The text without `\text{...}`, the marks of a formula, and the emphasis and quotes around it."""
+    return _FORMULA.sub("", _WRAPPER.sub(r" \1 ", text)).replace("**", "").strip(" \t\r*_`\"'")
 
 
 def _plain(text: str) -> str:

@@ -34,16 +34,21 @@ class Verifiers:
 
     @classmethod
     def of(
-        cls, functions: Sequence[Any], names: Sequence[str], indices: Sequence[int], correct_at: float | None
+        cls,
+        functions: Sequence[Any],
+        names: Sequence[str],
+        indices: Sequence[int],
+        correct_at: float | Mapping[str, float] | None,
     ) -> Verifiers:
-        """The verifiers among these functions; `correct_at` is the limit of each, `None`: its own.
+        """The verifiers among these functions; `correct_at` is the limit of all, or of some by name.
 
         A function without the attribute `correct_at` has the limit 1, but for a reward model that is the only reward.
         """
         alone = len(functions) == 1
         limits = []
         for index in indices:
-            limit = getattr(functions[index], "correct_at", None) if correct_at is None else correct_at
+            given = correct_at.get(names[index]) if isinstance(correct_at, Mapping) else correct_at
+            limit = getattr(functions[index], "correct_at", None) if given is None else given
             is_relative = limit is None and alone and isinstance(functions[index], str | nn.Module)
             limits.append(None if is_relative else CORRECT_AT if limit is None else float(limit))
         return cls(tuple(indices), tuple(names[index] for index in indices), tuple(limits))
@@ -123,6 +128,19 @@ class Verifiers:
             for name, ids in zip(self.names, queries, strict=True)
             if len(ids)
         }
+
+    def candidates(self, rollouts: Rollouts, threshold: float) -> np.ndarray:
+        """Which responses may be trained on: the selectable ones of every verifier that found a correct one.
+
+        Where a verifier calls nothing correct that exceeds the threshold, other rewards must not decide alone.
+
+        Returns:
+            `bool` (N, K), as the grids of the rollouts.
+        """
+        grids = rollouts.grids
+        hopeful_NK = grids.selectable_NK & grids.correct_NK & (grids.rewards_NK > threshold)
+        judges_NK = self.judges(rollouts.values_RF, rollouts.query_ids_R)[grids.index_NK]
+        return grids.selectable_NK & np.isin(judges_NK, np.unique(judges_NK[hopeful_NK]))
 
     def explained(self, values_RF: np.ndarray) -> str:
         """The range of each verifier's values, beside its limit; for messages."""

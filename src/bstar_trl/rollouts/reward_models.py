@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from torch import nn
 from trl.data_utils import apply_chat_template
 
+from ..engines import context_length
+from ..errors import RewardError
+
 
 def model_values(
     model: nn.Module,
@@ -17,11 +21,17 @@ def model_values(
     prompts: Sequence[Any],
     answers: Sequence[Any],
     *,
+    name: str,
     conversational: bool,
     template_kwargs: Mapping[str, Any],
     batch_size: int,
 ) -> list[float]:
-    """The model's logit for each prompt and answer; sorted by length, so that little is padded."""
+    """The model's logit for each prompt and answer; sorted by length, so that little is padded.
+
+    Raises:
+        RewardError: a text holds a token that the model has no embedding for, or more tokens than it takes; names the
+            reward.
+    """
     if conversational:
         texts = [
             apply_chat_template({"messages": list(prompt) + answer}, tokenizer, **template_kwargs)["text"]
@@ -41,6 +51,23 @@ def model_values(
             padding_side="right",
             add_special_tokens=False,
         ).to(device)
+        _check_inputs(model, inputs["input_ids"], name)
         with torch.inference_mode():
             values[rows] = model(**inputs).logits[:, 0].float().cpu().numpy()
     return values.tolist()
+
+
+def _check_inputs(model: Any, input_ids_BT: torch.Tensor, name: str) -> None:
+    num_embeddings = getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
+    largest = int(input_ids_BT.max())
+    if largest >= num_embeddings:
+        raise RewardError(
+            f"the tokenizer of the reward model '{name}' gave the token id {largest}, but the model has embeddings "
+            f"for {num_embeddings} tokens: call its resize_token_embeddings, or use its own tokenizer"
+        )
+    takes = context_length(model)
+    if takes is not None and input_ids_BT.shape[1] > takes:
+        raise RewardError(
+            f"a prompt and its response have {input_ids_BT.shape[1]} tokens for the reward model '{name}', which "
+            f"takes {takes}: shorten the prompts, lower max_completion_length, or use another reward model"
+        )

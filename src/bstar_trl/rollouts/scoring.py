@@ -151,6 +151,7 @@ class Scorer:
                 self.tokenizers[index],
                 prompts,
                 answers,
+                name=self.names[index],
                 conversational=conversational,
                 template_kwargs=self.chat_template_kwargs,
                 batch_size=self.batch_size,

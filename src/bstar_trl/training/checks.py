@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from trl import GRPOConfig
 
@@ -20,8 +20,9 @@ from ..callback import BalanceCallback
 from ..config import BSTaRConfig, IterationPlan, as_bstar_config
 from ..errors import ConfigurationError, DatasetError, DatasetTypeError, UnsupportedOptionError
 from ..rewards.base import RewardFn
-from ..rollouts.judging import Verifiers
+from ..rollouts.judging import COLUMN, Verifiers
 from ..rollouts.scoring import TRL_KEYWORDS, reward_name
+from .prompts import named_datasets
 from .seams import check_seams
 from .weights import refuse_8_bit
 
@@ -171,7 +172,12 @@ def check_rewards(functions: Sequence[Any], args: BSTaRConfig) -> Verifiers:
                 f"{names.count(name)} rewards are called {name!r}, and one would hide the other in logs: give this "
                 f"{type(function).__name__} a name of its own (name=...)"
             )
-    verifiers = Verifiers.of(functions, names, find_verifiers(functions, args.verifier), args.correct_at)
+    indices = find_verifiers(functions, args.verifier)
+    given: Any = args.correct_at
+    limits = given if isinstance(given, dict) else {} if given is None else {names[indices[0]]: given}
+    if not (limits.keys() <= {names[index] for index in indices} and all(map(_is_number, limits.values()))):
+        raise ConfigurationError(f"correct_at must be a number, or numbers by the names of verifiers, got {given!r}")
+    verifiers = Verifiers.of(functions, names, indices, given)
     for weight in args.reward_weights or ():
         if not math.isfinite(weight):
             raise ConfigurationError(f"reward_weights must be finite numbers, got {args.reward_weights}")
@@ -191,19 +197,14 @@ def check_datasets(
         UnsupportedOptionError: image prompts.
         ConfigurationError: the best model goes by a figure that does not exist.
     """
-    check_dataset("training dataset", train_dataset, functions, args, verifiers)
-    if verifiers.are_relative and args.wants_best_model and args.metric_for_best_model in PASS_METRICS:
+    for name, dataset in named_datasets(train_dataset, eval_dataset).items():
+        check_dataset(name, dataset, functions, args, verifiers)
+    if verifiers.are_relative and args.wants_best_model and "pass@" in str(args.metric_for_best_model):
         raise ConfigurationError(
             "a reward model alone does not say which responses are correct, so there is no pass@1: set "
             "metric_for_best_model, for example to 'eval_reward'"
         )
-    if not isinstance(eval_dataset, dict):
-        if eval_dataset is not None:
-            check_dataset("evaluation dataset", eval_dataset, functions, args, verifiers)
-        return
-    for name, dataset in eval_dataset.items():
-        check_dataset(f"evaluation dataset {name!r}", dataset, functions, args, verifiers)
-    if args.wants_best_model and args.metric_for_best_model in PASS_METRICS:
+    if isinstance(eval_dataset, dict) and args.wants_best_model and args.metric_for_best_model in PASS_METRICS:
         names = ", ".join(f"eval_{name}_pass@1" for name in eval_dataset)
         raise ConfigurationError(f"with several evaluation datasets metric_for_best_model must name one of: {names}")
 
@@ -224,6 +225,14 @@ def check_dataset(name: str, dataset: Any, functions: Sequence[Any], args: BSTaR
             f"image prompts are not supported by BSTaRTrainer yet: remove the column {images[0]!r} of the {name}"
         )
     check_columns(functions, columns, remove_unused=bool(args.remove_unused_columns))
+    if verifiers.are_several and COLUMN in columns and args.remove_unused_columns:
+        raise DatasetError(
+            f"the column {COLUMN!r} of the {name} says who judges a row, but remove_unused_columns=True takes it "
+            "away: leave it at False"
+        )
+    if verifiers.are_several and COLUMN in columns and isinstance(dataset, Dataset):
+        for value in dataset.unique(COLUMN):
+            verifiers.of_row({COLUMN: value})
     for row in rows:
         judge = verifiers.of_row(row)
         for index, function in enumerate(functions):
@@ -241,7 +250,7 @@ def check_trainable(model: nn.Module) -> None:
         return
     remedy = (
         "load the adapter with PeftModel.from_pretrained(..., is_trainable=True)"
-        if is_peft_model(model)
+        if any(isinstance(module, BaseTunerLayer) for module in model.modules())
         else "pass a peft_config, or set requires_grad on what is to be trained"
     )
     raise ConfigurationError(f"the model has no parameter that requires a gradient, so nothing would learn: {remedy}")
@@ -277,6 +286,10 @@ def find_verifiers(functions: Sequence[Any], wanted: Any) -> list[int]:
             "BSTaRConfig(verifier=...), or a list of names where each judges rows of its own"
         )
     return verifiers
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _place_of(wanted: Any, names: Sequence[str]) -> int | None:

@@ -162,6 +162,11 @@ def explain_empty(rollouts: Rollouts, setting: Setting, verifiers: Verifiers, ar
         )
     if not rollouts.judged_R.any():
         return "the verifier could judge no response (it returned None for all): look at its dataset column"
+    if not rollouts.correct_R.any() and verifiers.are_relative:
+        return (
+            "the reward model gave all responses of a query the same value "
+            f"({verifiers.explained(rollouts.values_RF)}): look at its input, or raise the temperatures"
+        )
     if not rollouts.correct_R.any():
         return (
             f"no response of {len(rollouts)} was correct at temperature {setting.temperature:g} "

@@ -33,7 +33,7 @@ from ..engines import (
 )
 from ..errors import UnsupportedOptionError
 from ..records import Completion, FinishReason, Request
-from .prompts import PromptReader
+from .prompts import PromptReader, named_datasets
 from .seams import check_attributes
 from .weights import unmerged_copy
 
@@ -70,7 +70,8 @@ class Policy:
                 "use_vllm=True alone"
             )
         self._prompts = PromptReader(self.tokenizer, self.model, max_length=self._engine_length())
-        self._prompts.check(trainer.train_dataset, **self.template_kwargs)
+        for name, dataset in named_datasets(trainer.train_dataset, trainer.eval_dataset).items():
+            self._prompts.check(name, dataset, **self.template_kwargs)
         self._engine: Engine
         if not args.use_vllm:
             self._engine = GenerateEngine(trainer, self.tokenizer, chunk_size)

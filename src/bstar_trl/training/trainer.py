@@ -205,21 +205,16 @@ class BSTaRTrainer(GRPOTrainer):
         """Choose what the iteration trains on: a hook for subclasses.
 
         Keeps selectable responses whose reward exceeds the threshold, at most as many per query as it takes to reach
-        `samples_per_iteration`, the best rewards first; none where none of them is correct.
+        `samples_per_iteration`, the best rewards first; none of a verifier that calls none of them correct.
 
         Args:
             rollouts (`Rollouts`): all responses of the iteration's exploration, the same on every process.
             setting (`Setting`): the iteration's temperature and threshold.
         """
-        grids = rollouts.grids
-        chosen_M2 = select(
-            grids.rewards_NK,
-            grids.selectable_NK,
-            setting.threshold,
-            budget=self.plan.num_samples,
-            rng=self.run_state.rng,
-            correct_NK=grids.correct_NK,
-        )
+        grids, threshold = rollouts.grids, setting.threshold
+        candidates_NK = self.scorer.verifiers.candidates(rollouts, threshold)
+        budget, rng = self.plan.num_samples, self.run_state.rng
+        chosen_M2 = select(grids.rewards_NK, candidates_NK, threshold, budget=budget, rng=rng)
         return Selection(rollouts.take(grids.index_NK[tuple(chosen_M2.T)]), self.plan.num_samples)
 
     def _sampler(self, rows: Rows) -> Sampler:
@@ -344,7 +339,8 @@ class BSTaRTrainer(GRPOTrainer):
                 seed=self.args.seed,
             )
         figures = {f"{prefix}_{name}": value for name, value in figures.items()}
-        figures |= speed_metrics(prefix, started, num_samples=len(rows))
+        num_steps = -(-len(rows) // self.args.per_device_eval_batch_size)
+        figures |= speed_metrics(prefix, started, num_samples=len(rows), num_steps=num_steps)
         self.log(figures)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
