@@ -19,6 +19,13 @@ KINDS: dict[str, list[tuple[str, str, bool]]] = {
         ("yes", r"\boxed{\text{not yes}}", False),
         ("True", "The answer is true: 3 < 4.", True),
     ],
+    "powers of ten": [
+        ("1e-9", r"\boxed{10^{-9}}", True),
+        ("10^{-9}", r"\boxed{1e-9}", True),
+        ("1e-9", r"\boxed{10^{-8}}", False),
+        (r"6.02 \times 10^{23}", r"\boxed{6.02e23}", True),
+        ("2e^3", r"\boxed{2000}", False),
+    ],
     "or without blanks": [
         (r"x\leq 1\text{ or }x\geq 2", r"\boxed{(-\infty,1]\cup[2,\infty)}", True),
         (r"(-\infty,-2)\cup(3,\infty)", r"\boxed{x<-2\text{ or }x>3}", True),

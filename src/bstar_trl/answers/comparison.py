@@ -47,6 +47,7 @@ _CLAUSE_END = re.compile(
 _REASON_END = re.compile(r",?\s(?:because|since|where)\s")
 _FORMULA = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 _BASED = re.compile(r"([0-9A-Za-z]+)_\{?([0-9]{1,3})\}?")
+_POWER_OF_TEN = re.compile(r"(?<![\w.])([0-9]{1,40}(?:\.[0-9]{1,40})?)[eE]([-+]?[0-9]{1,3})(?!\w)")  # 1.5e-9
 _IS = re.compile(r"=|\b(?:is|are)\b")
 _OPERATORS = re.compile(r"[\\^_*+!|<>]|\bnot\b")
 # A letter right after a number, such as 5m: in a gold answer it may be a variable.
@@ -225,7 +226,8 @@ def _same_words(gold: Gold, answer: str) -> bool | None:
 
 def _for_algebra(answer: str) -> str:
     """An answer in the notation that math-verify reads."""
-    return with_explicit_product(as_set(clean(answer)))
+    powers = _POWER_OF_TEN.sub(r"\1 \\cdot 10^{\2}", clean(answer))
+    return with_explicit_product(as_set(powers))
 
 
 def _judgement_of(outcome: Outcome, answer: str) -> Judgement:
