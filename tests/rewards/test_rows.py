@@ -21,7 +21,8 @@ from bstar_trl.sandbox import Verdict
 
 INPUTS = Path(__file__).parents[1] / "data" / "inputs_code.jsonl"
 CASES = {case["id"]: case for case in map(json.loads, INPUTS.read_text("utf-8").splitlines())}
-LEFT_OUT = {"cases-t5": "rows whose tests pass objects of their own classes are not judged: docs/sandbox.md"}
+# Their tests pass objects of their own classes to the program, so nobody judges them (docs/sandbox.md).
+UNJUDGED = {"cases-t5"}
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +34,9 @@ def reward():
 
 @pytest.mark.parametrize("name", CASES)
 def test_inputs_that_others_reported(reward, name):
-    if name in LEFT_OUT:
-        pytest.skip(LEFT_OUT[name])
     case = CASES[name]
-    assert value(reward, case["row"], case["completion"]) == case["expected"]
+    expected = None if name in UNJUDGED else case["expected"]
+    assert value(reward, case["row"], case["completion"]) == expected
 
 
 # Starter imports.

@@ -445,3 +445,18 @@ def test_the_error_of_a_reward_that_waits_is_raised():
         scorer.finish()
     scorer.discard()
     scorer.close()
+
+
+def test_two_rewards_that_log_one_column_are_an_error():
+    def one(completions, log_extra, **kwargs):
+        log_extra("said", completions)
+        return [1.0] * len(completions)
+
+    def other(completions, log_extra, **kwargs):
+        log_extra("said", completions)
+        return [0.0] * len(completions)
+
+    scorer = make_scorer(one, other)
+    scorer.add(make_completions(["1", "2"]), make_rows(2), None)
+    with pytest.raises(RewardError, match=r"log_extra\('said', ...\) was called by two reward functions"):
+        scorer.finish()

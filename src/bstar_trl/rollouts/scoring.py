@@ -313,6 +313,8 @@ def _place_extras(column_R: list[Any], column: str, rows: Sequence[int], items: 
     if len(items) != len(rows):
         raise _wrong_extras(column, len(items), len(rows))
     for row, item in zip(rows, items, strict=True):
+        if column_R[row] is not None:
+            raise RewardError(f"log_extra({column!r}, ...) was called by two reward functions for the same response")
         column_R[row] = item
 
 
