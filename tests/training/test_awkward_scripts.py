@@ -33,7 +33,8 @@ from bstar_trl.rewards import AnswerMatch, MultipleChoice
 )
 @pytest.mark.parametrize("as_stream", [False, True])
 def test_a_gold_that_nobody_can_judge_is_refused(tmp_path, gold, message, as_stream):
-    rows = Dataset.from_dict({"prompt": ["1+1=", "2+2="], "gold": [None, gold]})
+    num_missing = 1 if as_stream else 49  # of a stream only the first rows are looked at
+    rows = Dataset.from_dict({"prompt": ["1+1="] * (num_missing + 1), "gold": [None] * num_missing + [gold]})
     rows = rows.to_iterable_dataset() if as_stream else rows
     with pytest.raises(DatasetError, match=rf"'AnswerMatch': column 'gold' must hold gold answers.*{message}"):
         make_trainer(tmp_path, "no/such-model", reward_funcs=AnswerMatch("gold"), train_dataset=rows, max_steps=1)

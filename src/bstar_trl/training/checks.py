@@ -7,7 +7,7 @@ import inspect
 import itertools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,7 +210,7 @@ def check_datasets(
 
 
 def check_dataset(name: str, dataset: Any, functions: Sequence[Any], args: BSTaRConfig, verifiers: Verifiers) -> None:
-    """Check one dataset and its first rows; `name` is what errors call it."""
+    """Check one dataset, its first rows and the first that fill a column; `name` is what errors call it."""
     columns = dataset.column_names
     is_empty = isinstance(dataset, Dataset) and not len(dataset)
     rows = [] if is_empty else list(itertools.islice(dataset, FIRST_ROWS))
@@ -233,11 +233,22 @@ def check_dataset(name: str, dataset: Any, functions: Sequence[Any], args: BSTaR
     if verifiers.are_several and COLUMN in columns and isinstance(dataset, Dataset):
         for value in dataset.unique(COLUMN):
             verifiers.of_row({COLUMN: value})
-    for row in rows:
+    for row in [*rows, *_first_filled(dataset, functions)]:
         judge = verifiers.of_row(row)
         for index, function in enumerate(functions):
             if isinstance(function, RewardFn) and (judge in (None, index) or index not in verifiers.indices):
                 function.check_row(row)
+
+
+def _first_filled(dataset: Any, functions: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    """The first row with a value in each column that a reward needs: a column may begin with many times `None`."""
+    if not isinstance(dataset, Dataset):
+        return  # a stream is read no further than its first rows
+    needed = [column for function in functions if isinstance(function, RewardFn) for column in function.columns]
+    for column in dict.fromkeys(needed):
+        place = next((place for place, value in enumerate(dataset[column]) if value is not None), None)
+        if place is not None:
+            yield dataset[place]
 
 
 def check_trainable(model: nn.Module) -> None:
