@@ -258,7 +258,7 @@ def test_a_gold_that_cannot_be_judged_by_is_no_zero(comparer, gold):
         ("72", r"\boxed{70}, \boxed{71}, \boxed{72}, \boxed{73}", False),
         ("72", r"\boxed{70, 71, 72, 73}", False),
         ("72", "The answer is 71 or 72.", False),
-        ("72", "The answer is seventy-two.", False),
+        ("72", "The answer is seventy-two.", True),
         ("72", "The answer is 72, 73.", False),
         ("72", "The answer is (72, 73).", False),
         ("72", "The answer is 72, or 73.", False),

@@ -144,7 +144,7 @@ def final_answer(text: str, *, numeric: bool = False) -> str | None:
             loose = answer
     if loose or not numeric or ends_in_open_box(text):
         return loose
-    return last_numeral(text, denied)
+    return last_numeral(text, denied) or (text.strip() if read_numeral(text) else None)  # "five"
 
 
 class AnswerComparer:

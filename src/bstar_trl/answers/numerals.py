@@ -6,6 +6,7 @@ Exact numbers are read from integers, decimals, numbers with thousands separator
 - `12th` is 12; in running text an ordinal counts only if there is no other number;
 - `1.5k`, `3M`, `2bn`, "4 million", "3 lakh" are multiplied;
 - `5km`, `6m`, "40 m^2", "18 dollars per day" are numbers with a unit, which is dropped;
+- `\Omega` and `\frac{km}{h}` are units, too; `twenty-five` and `two thirds` are numbers;
 - `2.75x faster` is 2.75; `25x`, `5y`, `65i`, `2ab` are products, so no numbers.
 """
 
@@ -18,7 +19,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from .notation import clean, outside_of_text, unwrapped
-from .words import asked, taken_back
+from .words import asked, number_in_words, taken_back
 
 DIGITS = 400  # longer numerals are ignored: no answer has so many digits, and their conversion takes quadratic time
 TOLERANCE = Fraction(1, 2_000_000)  # half a unit of the sixth decimal
@@ -62,6 +63,10 @@ _SCALES = {
     "hundred": 10**2, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7, "billion": 10**9,
     "trillion": 10**12,
 }  # fmt: skip
+_OHMS = re.compile(r"(?<=[0-9]) ?[kM]? ?\\Omega(?![a-zA-Z]) ?$")
+_RATIO_OF_UNITS = re.compile(  # \frac{km}{h}
+    r"(?<=[0-9 ])\\frac ?\{ ?([a-zA-Z]{1,12}(?:\^[1-9])?) ?\} ?\{ ?([a-zA-Z]{1,12}(?:\^[1-9])?) ?\}"
+)
 _FORMULA_UNITS = "mgshL"  # single letters that are units in a formula, too: other letters are variables there
 _PROSE_UNITS = "mgshLltdpcWNJVCFA"
 _SHORT_UNITS = re.compile(
@@ -99,8 +104,11 @@ def read_numeral(text: str) -> Numeral | None:
     """The number that makes up `text`, apart from a currency and a unit; `None` if `text` is anything else."""
     if len(text) > ANSWER_LENGTH:
         return None
-    text = re.sub(r"\{ ?([a-zA-Z ]*)\}", r"\1", unwrapped(clean(text)))
+    text = _OHMS.sub(" ohms", _RATIO_OF_UNITS.sub(r" \1/\2", unwrapped(clean(text))))
+    text = re.sub(r"\{ ?([a-zA-Z ]*)\}", r"\1", text)
     text = _GROUPED.sub(lambda found: re.sub("[ ',_]", "", found[0]), " ".join(text.split()))
+    if text[:1].isalpha():
+        text = number_in_words(text) or text
     match = _ANSWER.match(text)
     if match is None or match.end() > DIGITS:
         return None
@@ -221,7 +229,7 @@ def _scale(rest: str, *, after_percent: bool) -> int | None:
         known = first in _FORMULA_UNITS or (first == "a" and bool(others)) or bool(_COMPARED.match(unit))
     elif len(first) <= 3:
         word = not glued and len(first) == 3 and re.search("[aeiou]", first)
-        known = bool(_SHORT_UNITS.fullmatch(first) or word)
+        known = bool(_SHORT_UNITS.fullmatch(first) or word or (first == "of" and others))  # 18 of them
     else:
         known = not (glued and _FUNCTIONS.match(first))
     return 1 if known else None

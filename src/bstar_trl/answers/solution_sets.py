@@ -10,16 +10,21 @@ _MEMBER = re.compile(r"[a-zA-Z]\s?\\in(?![a-zA-Z])\s?")
 _EXCEPT = re.compile(r"[a-zA-Z]\s?\\ne(?![a-zA-Z])\s?([^<>=,\\]{1,40}|\\frac\{[^{}]{1,20}\}\{[^{}]{1,20}\})")
 _VARIABLE = re.compile(r"[a-zA-Z]|\\(?:alpha|beta|gamma|theta|lambda|mu)\s?")
 _SET = re.compile(r"[(\[][^()\[\]]{1,200},[^()\[\]]{1,200}[)\]]|\\\{[^{}]{1,200}\\\}")
+_MEMBERS = re.compile(r"\\\{[^{}]{1,200}\\\}")
 _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 
 
 def as_set(text: str) -> str:
-    r"""`(-\infty, 2) \cup (3, \infty)` for "x < 2 or x > 3", for `x \ne 2` likewise; other texts as they are."""
+    r"""`(-\infty, 2) \cup (3, \infty)` for "x < 2 or x > 3", for `x \ne 2` likewise; `\{1, 2\}` for
+    `\{1\} \cup \{2\}`; other texts as they are.
+    """
     if hole := _EXCEPT.fullmatch(text):
         return rf"(-\infty, {hole[1]}) \cup ({hole[1]}, \infty)"
     parts = _EITHER.split(text)
     if len(parts) == 1:
         return text
+    if all(_MEMBERS.fullmatch(part) for part in parts):
+        return rf"\{{{', '.join(part[2:-2] for part in parts)}\}}"
     sets = [_set(_MEMBER.sub("", part).strip()) for part in parts]
     return text if None in sets else r" \cup ".join(map(str, sets))
 

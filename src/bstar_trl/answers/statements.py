@@ -31,6 +31,16 @@ _PHRASE = re.compile(
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 _NOT_BUT = re.compile(r"^(?:[a-z]+ly\s)?not\s[^\n.,]{1,40}?,?\sbut\s(?:rather\s)?", re.IGNORECASE)
+# What a sentence says before "the answer is 7" to deny it.
+_DOUBTED = re.compile(
+    r"(?:(?:(?<!\bno )(?<!\bany )(?<!\bout )\bdoubt(?:s|ed|ful)?|\b(?:unlikely|impossible|untrue|false|wrong)"
+    r"|(?:\bnot|n't)\s(?:\w{1,12}\s)?(?:sure|certain|convinced|possible|true|likely|clear|the\scase))"
+    r"\s(?:that|if|whether|to\s(?:say|think|claim|believe)(?:\sthat)?)"
+    r"|(?:\bnot|n't|\bnever)\s(?:\w{1,12}\s)?(?:think|believe|say|saying|claim|mean)(?:\sthat)?)"
+    r"\s(?:(?:the|my|your|our|this|final|correct|right)\s){0,3}$",
+    re.IGNORECASE,
+)
+_BEFORE_PHRASE = 80  # characters in which it says so
 _BULLET = re.compile(r"^[-\u2022]\s+")
 _JSON_KEY = re.compile(r"""["']\s{0,9}:\s{0,9}$""")
 _JSON_END = re.compile(r"[,}\]\n]")
@@ -136,6 +146,8 @@ def _phrases(text: str) -> list[Statement]:
         number = _JSON_KEY.search(match[0]) and not after.startswith(('"', "'"))
         content = _JSON_END.split(after, maxsplit=1)[0].strip() if number else _sentence(after)
         content = _NOT_BUT.sub("", content, count=1)
+        if content and _DOUBTED.search(text, max(0, match.start() - _BEFORE_PHRASE), match.start()):
+            content = f"not {content}"
         # A box in the sentence makes the statement, if it is closed.
         if content and not _BOX.search(content) and (not _COMMENT.match(content) or restricted(content)):
             found.append(Statement("phrase", match.start(), content, line=after.split("\n", 1)[0].strip()))

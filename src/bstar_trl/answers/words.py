@@ -35,6 +35,15 @@ _REFUSED = re.compile(
     re.IGNORECASE,
 )
 _QUESTION = re.compile(r"(?:[^.?!\n]|\.(?=[0-9])){0,200}\?")
+_SMALL = [
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_VALUES = {word: value for value, word in enumerate(_SMALL)} | {
+    word: 10 * place for place, word in enumerate(_TENS, 2)
+}
+_PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8, "tenth": 10}
 _BEFORE_LENGTH = 80  # characters before a number in which a denial may stand
 
 
@@ -67,6 +76,36 @@ def short_words(text: str) -> str | None:
 def letters(text: str) -> str:
     """Only letters, digits and colons, in lower case; two wordings with equal letters are equal."""
     return re.sub(r"[^\w:]|_", "", unwrapped(clean(text), "").lower())
+
+
+def number_in_words(text: str) -> str | None:
+    """`"25"` for "twenty-five", `"2/3"` for "two thirds"; `None` for texts that hold anything else."""
+    *words, last = text.lower().replace("-", " ").split() or [""]
+    part = _PARTS.get("half" if last == "halves" else last.removesuffix("s"))
+    if part is not None:
+        upper = 1 if words in ([], ["a"], ["one"]) else _counted(words)
+        return None if upper is None or (not words and part != 2) else f"{upper}/{part}"  # "third" alone: an ordinal
+    number = _counted([*words, last])
+    return None if number is None else str(number)
+
+
+def _counted(words: list[str]) -> int | None:
+    """The whole number that these words spell; `None` if they spell none."""
+    total = group = 0  # below a thousand: what "thousand" and "million" multiply
+    after = ""
+    for word in words:
+        if word in _VALUES and (after in ("", "hundred", "thousand", "million", "and") or after in _TENS):
+            if after in _TENS and not 0 < _VALUES[word] < 10:
+                return None
+            group += _VALUES[word]
+        elif word == "hundred" and after in _SMALL[1:]:
+            group *= 100
+        elif word in ("thousand", "million") and group:
+            total, group = total + group * (1000 if word == "thousand" else 10**6), 0
+        elif not (word == "and" and after in ("hundred", "thousand", "million")):
+            return None
+        after = word
+    return total + group if after not in ("", "and") else None
 
 
 def restricted(text: str) -> bool:
