@@ -254,14 +254,32 @@ def test_every_field_of_ours_has_a_help_text():
         "correct_at",
         "inheritance",
         "generation_chunk_size",
+        "merge_for_sampling",
     }
     assert all(item.metadata["help"] for item in ours)
 
 
 def test_command_line_parser_reads_every_field():
     words = "--output_dir x --bf16 false --inheritance restart --iteration_steps 7 --balance_target 2.5 --verifier 1"
+    words += " --merge_for_sampling false"
     (args,) = HfArgumentParser(BSTaRConfig).parse_args_into_dataclasses(words.split())
     assert (args.inheritance, args.iteration_steps, args.balance_target, args.verifier) == ("restart", 7, 2.5, "1")
+    assert args.merge_for_sampling == "never"
+
+
+@pytest.mark.parametrize(
+    ("given", "merge"),
+    [("auto", "auto"), (True, "always"), ("always", "always"), (False, "never"), ("Never", "never")],
+)
+def test_merging_is_said_in_several_ways(given, merge):
+    assert BSTaRConfig(output_dir="unused", bf16=False, merge_for_sampling=given).merge_for_sampling == merge
+
+
+def test_another_way_of_merging_is_refused():
+    with pytest.raises(
+        ConfigurationError, match="merge_for_sampling must be 'auto', 'always' or 'never', got 'often'"
+    ):
+        BSTaRConfig(output_dir="unused", merge_for_sampling="often")
 
 
 @pytest.mark.parametrize(

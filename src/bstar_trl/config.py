@@ -13,6 +13,7 @@ from typing import Any, Literal
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 from trl import GRPOConfig
 
+from .engines import as_merge
 from .errors import ConfigurationError
 
 CHUNK_WITH_VLLM = 512
@@ -102,6 +103,11 @@ class BSTaRConfig(GRPOConfig):
         generation_chunk_size (`int`, *optional*):
             Completions in flight per process. If `None`, 512 with vLLM and 128 without. `steps_per_generation` and
             `generation_batch_size` are derived from it; if one of those is set instead, it says the same thing.
+        merge_for_sampling (`str`, *optional*, defaults to `"auto"`):
+            Without vLLM: whether adapters (LoRA and others) are merged once per iteration, into a copy of the weights
+            under them, from which responses are sampled; the model itself stays as it is. `"always"`, `"never"` (or
+            `True`, `False`), or `"auto"`: where they can be merged and the copy takes less than half of the free
+            memory.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.GRPOConfig`]:
@@ -139,6 +145,11 @@ class BSTaRConfig(GRPOConfig):
     )
     generation_chunk_size: int | None = field(
         default=None, metadata={"help": "Completions in flight per process; by default 512 with vLLM, 128 without."}
+    )
+
+    merge_for_sampling: str = field(
+        default="auto",
+        metadata={"help": "Without vLLM: whether adapters are merged into a copy: auto, always or never."},
     )
 
     def __post_init__(self) -> None:
@@ -264,6 +275,8 @@ class BSTaRConfig(GRPOConfig):
             raise ConfigurationError(
                 f"inheritance must be one of 'online', 'iterative', 'restart', got {self.inheritance!r}"
             )
+
+        self.merge_for_sampling = as_merge(self.merge_for_sampling)
 
     def _target(self) -> tuple[float, str]:
         """n* and the arithmetic that gave it."""

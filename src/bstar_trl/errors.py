@@ -41,5 +41,9 @@ class SandboxError(BStarError, RuntimeError):
     """The sandbox cannot work on this machine. A program's behaviour never raises it."""
 
 
+class OutOfMemoryError(BStarError, RuntimeError):
+    """Responses do not fit into the device's memory; the message says which option to lower."""
+
+
 class EmptySelectionError(BStarError, RuntimeError):
     """Several rounds in a row selected no response, so there is nothing to train on."""

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, OutOfMemoryError
+from .chunks import halves, length_limits, make_chunks
+from .decoding import DecodingLoop, takes_the_loop
 from .jobs import UNFILTERED, Job, Sample, as_list, checked_stop, checked_tokenizer, mixed
+from .memory import free_cached_memory, is_out_of_memory
+from .merging import as_merge, merged
 from .padding import pad_rows
+from .processors import RowTemperature
+from .stops import StopStrings
 
+logger = logging.getLogger(__name__)
 # transformers' defaults; it warns about any other value in a greedy search
 GREEDY_DEFAULTS = {"top_p": 1.0, "top_k": 50}
 
@@ -27,8 +30,8 @@ GREEDY_DEFAULTS = {"top_p": 1.0, "top_k": 50}
 class TransformersEngine:
     """Samples with `model.generate` on one device, in chunks of jobs with prompts of similar length.
 
-    Equal lists of jobs give equal samples as long as `batch_size` is the same: the rows of a chunk share one seeded
-    generator.
+    A job's sample depends on the job alone: every row draws from a generator of its own. (Kernels of low precision may
+    round differently in chunks of another size.)
 
     Args:
         model (`str` or `PreTrainedModel`): a Hub id or a folder, loaded in its own precision onto the GPU if there is
@@ -37,6 +40,9 @@ class TransformersEngine:
         batch_size (`int`): samples drawn at once.
         stop (`Sequence[str]`): strings that end a response, as EOS does.
         max_new_tokens (`int`): largest length of a sample whose job sets none.
+        merge_for_sampling (`str`): of a model with adapters: whether to sample from a copy in which they are merged:
+            `"always"`, `"never"`, or `"auto"`: where they can be, and memory allows it. The model itself stays as it
+            is.
 
     Raises:
         ConfigurationError: the model cannot be loaded or is not a causal language model, its tokenizer has no EOS, or
@@ -51,6 +57,7 @@ class TransformersEngine:
         batch_size: int = 128,
         stop: Sequence[str] = (),
         max_new_tokens: int = 1024,
+        merge_for_sampling: str | bool = "auto",
     ):
         if batch_size < 1:
             raise ConfigurationError(f"batch_size must be at least 1, got {batch_size}")
@@ -74,6 +81,7 @@ class TransformersEngine:
         self.tokenizer = checked_tokenizer(tokenizer)
         self.model = model
         self.batch_size = batch_size
+        self.merge_for_sampling = as_merge(merge_for_sampling)
         self.max_length = context_length(model)
         kwargs = UNFILTERED | {"max_new_tokens": max_new_tokens} | ({"stop_strings": list(stop)} if stop else {})
         self._chunked = ChunkedGenerate(self.tokenizer, kwargs, eos_token_ids(self.tokenizer, model), self.max_length)
@@ -83,21 +91,27 @@ class TransformersEngine:
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad():
-                yield from self._chunked.run(self.model, jobs, self.batch_size)
+            with torch.no_grad(), merged(self.model, self.merge_for_sampling) as model:
+                yield from self._chunked.run(model, jobs, self.batch_size)
         finally:
             self.model.train(was_training)
 
 
 class ChunkedGenerate:
-    """Runs jobs through `model.generate`: pads prompts on the left, gives each row its own temperature and length
-    limit, and cuts rows where their responses end.
+    """Runs jobs through `model.generate`, chunk by chunk: each row has its own temperature, seed and length limit.
+
+    The rows of a chunk are decoded by [`DecodingLoop`]. What it does not do goes through `generate`'s own loops:
+    beams, assisted decoding, caches of a fixed size, guidance, prompt tuning. There the rows of a chunk share a
+    generator.
 
     Args:
         tokenizer: has EOS; rows are padded with its PAD token, or with EOS if it has no PAD.
         kwargs (`Mapping`): fields of `GenerationConfig` that hold for every job, `max_new_tokens` among them.
         eos_token_ids (`Sequence[int]`): every token that ends a response.
         max_length (`int`, *optional*): tokens of prompt and response together, where a response is cut off.
+        size_option (`str`): what the user calls the chunk size; for messages.
+        autocast (`Callable`): gives a context in which the model is called, of mixed precision. It is entered once per
+            chunk, so that weights in fp32 are cast once per chunk and not at every step.
     """
 
     def __init__(
@@ -106,103 +120,158 @@ class ChunkedGenerate:
         kwargs: Mapping[str, Any],
         eos_token_ids: Sequence[int],
         max_length: int | None = None,
+        *,
+        size_option: str = "batch_size",
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ):
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.size_option = size_option
+        self.autocast = autocast
         pad = tokenizer.pad_token_id
         self.pad_token_id: int = tokenizer.eos_token_id if pad is None else pad
         self.kwargs: dict[str, Any] = {"pad_token_id": self.pad_token_id, "eos_token_id": list(eos_token_ids)} | dict(
             kwargs
         )
         self.kwargs |= {"num_return_sequences": 1}
-        self.eos_token_ids = [*eos_token_ids, *as_list(self.kwargs["eos_token_id"])]
-        stop = self.kwargs.get("stop_strings") or []
+        self.eos_token_ids = list(dict.fromkeys([*eos_token_ids, *as_list(self.kwargs["eos_token_id"])]))
+        stop = self.kwargs.pop("stop_strings", None) or []
         self.stop_strings: list[str] = [stop] if isinstance(stop, str) else list(stop)
 
     def run(self, model: Any, jobs: Sequence[Job], chunk_size: int) -> Iterator[tuple[list[int], list[Sample]]]:
-        """Sample chunk by chunk; jobs of different temperatures share a chunk."""
-        groups: dict[tuple[bool, int], list[int]] = {}
-        for index, job in enumerate(jobs):
-            # A model may have no embedding for a position behind its context. So no row of a chunk may go on longer
-            # than the one that the context cuts off: such rows share a chunk with their likes only.
-            is_cut = self._limit(job) < self._wanted(job)
-            groups.setdefault((job.temperature == 0, self._limit(job) if is_cut else 0), []).append(index)
-        for (greedy, _), positions in sorted(groups.items()):
-            # Prompts of similar length share a chunk; `sorted` is stable, so the order is the same every time.
-            positions = sorted(positions, key=lambda index: len(jobs[index].prompt_ids))
-            for start in range(0, len(positions), chunk_size):
-                chunk = positions[start : start + chunk_size]
-                yield chunk, self._generate(model, [jobs[index] for index in chunk], greedy)
+        """Sample chunk by chunk; jobs of different temperatures share a chunk.
 
-    def _wanted(self, job: Job) -> int:
-        return job.max_new_tokens or self.kwargs["max_new_tokens"]
+        Raises:
+            OutOfMemoryError: a chunk of half the size does not fit into the device's memory either.
+        """
+        chunks = deque(make_chunks(jobs, self._longest, self.max_length, chunk_size))
+        halved = False
+        while chunks:
+            samples = self._attempt(model, [jobs[index] for index in chunks[0]], last=halved or len(chunks[0]) == 1)
+            if samples is not None:
+                yield chunks.popleft(), samples
+                continue
+            free_cached_memory(model.device)
+            halved = True
+            logger.warning(
+                "A chunk of %d responses does not fit into memory, so chunks are halved from here on: lower %s.",
+                len(chunks[0]),
+                self.size_option,
+            )
+            chunks = deque(part for chunk in chunks for part in halves(chunk))
 
-    def _limit(self, job: Job) -> int:
-        room = math.inf if self.max_length is None else max(1, self.max_length - len(job.prompt_ids))
-        return int(min(self._wanted(job), room))
+    def _attempt(self, model: Any, jobs: Sequence[Job], *, last: bool) -> list[Sample] | None:
+        """The samples of a chunk; `None`: out of memory, and smaller chunks may help.
 
-    def _generate(self, model: Any, jobs: Sequence[Job], greedy: bool) -> list[Sample]:
-        device = model.device
-        input_ids_BT, mask_BT = pad_rows([job.prompt_ids for job in jobs], self.pad_token_id, "left")
-        limits = [self._limit(job) for job in jobs]
+        The error is handled here so that nothing holds the failed attempt's tensors when the next one begins.
+        """
+        try:
+            return self._generate(model, jobs)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if last:
+                longest = max(length_limits(jobs, self._longest, self.max_length))
+                raise OutOfMemoryError(
+                    f"{len(jobs)} responses of up to {longest} tokens to prompts of up to "
+                    f"{max(len(job.prompt_ids) for job in jobs)} do not fit into memory together: lower "
+                    f"{self.size_option} or the length of responses"
+                ) from error
+            return None
+
+    @property
+    def _longest(self) -> int:
+        return int(self.kwargs["max_new_tokens"])
+
+    def _generate(self, model: Any, jobs: Sequence[Job]) -> list[Sample]:
+        greedy = jobs[0].temperature == 0
+        limits = length_limits(jobs, self._longest, self.max_length)
         fixed: dict[str, Any] = {"do_sample": not greedy, "temperature": 1.0, "max_new_tokens": max(limits)}
         fixed |= GREEDY_DEFAULTS if greedy else {}
         config = GenerationConfig(**(self.kwargs | fixed), disable_compile=True)
-        processors = LogitsProcessorList()
-        if not greedy:
-            processors.append(RowTemperature([job.temperature for job in jobs], config.num_beams or 1, device))
+        temperature = (
+            None if greedy else RowTemperature([job.temperature for job in jobs], config.num_beams or 1, model.device)
+        )
+        decode = self._decode if takes_the_loop(config, model) else self._decode_by_transformers
+        return decode(model, config, jobs, limits, temperature)
+
+    def _decode(
+        self,
+        model: Any,
+        config: GenerationConfig,
+        jobs: Sequence[Job],
+        limits: Sequence[int],
+        temperature: RowTemperature | None,
+    ) -> list[Sample]:
+        prompts = list(dict.fromkeys(tuple(job.prompt_ids) for job in jobs))  # each once
+        places = {prompt: place for place, prompt in enumerate(prompts)}
+        loop = DecodingLoop(
+            [places[tuple(job.prompt_ids)] for job in jobs],
+            limits,
+            self.eos_token_ids,
+            seeds=None if temperature is None else [job.seed for job in jobs],
+            temperature=temperature,
+            stops=StopStrings(self.tokenizer, self.stop_strings, prompts) if self.stop_strings else None,
+        )
+        self._call(model, config, prompts, temperature, custom_generate=loop)
+        return loop.samples()
+
+    def _decode_by_transformers(
+        self,
+        model: Any,
+        config: GenerationConfig,
+        jobs: Sequence[Job],
+        limits: Sequence[int],
+        temperature: RowTemperature | None,
+    ) -> list[Sample]:
+        prompts = [job.prompt_ids for job in jobs]
+        stopping: dict[str, Any] = {}
+        if self.stop_strings:
+            config.stop_strings = self.stop_strings
+            stopping["tokenizer"] = self.tokenizer
+        device = model.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(mixed([job.seed for job in jobs]))
-            output = model.generate(
-                input_ids=input_ids_BT.to(device),
-                attention_mask=mask_BT.to(device),
-                generation_config=config,
-                logits_processor=processors,
-                **({"tokenizer": self.tokenizer} if self.stop_strings else {}),
-            )
-        token_ids_BT = output[:, input_ids_BT.shape[1] :].cpu().numpy()
-        return self._cut([job.prompt_ids for job in jobs], token_ids_BT, np.array(limits))
+            output = self._call(model, config, prompts, temperature, **stopping)
+        token_ids_BT = output[:, max(map(len, prompts)) :].cpu().numpy()
+        return self._cut(prompts, token_ids_BT, np.array(limits))
 
-    def _cut(self, prompts_B: Sequence[Sequence[int]], token_ids_BT: np.ndarray, limits_B: np.ndarray) -> list[Sample]:
+    def _call(
+        self,
+        model: Any,
+        config: GenerationConfig,
+        prompts: Sequence[Sequence[int]],
+        temperature: RowTemperature | None,
+        **options: Any,
+    ) -> torch.Tensor:
+        input_ids_BT, mask_BT = pad_rows(prompts, self.pad_token_id, "left")
+        with self.autocast():
+            output: torch.Tensor = model.generate(
+                input_ids=input_ids_BT.to(model.device),
+                attention_mask=mask_BT.to(model.device),
+                generation_config=config,
+                logits_processor=LogitsProcessorList([] if temperature is None else [temperature]),
+                **options,
+            )
+        return output
+
+    def _cut(self, prompts: Sequence[Sequence[int]], token_ids_BT: np.ndarray, limits_B: np.ndarray) -> list[Sample]:
         """Each row up to its end or its own limit; the tokens after that are padding, or past the limit."""
         is_eos_BT = np.isin(token_ids_BT, self.eos_token_ids)
         ends_B = np.where(is_eos_BT.any(axis=1), is_eos_BT.argmax(axis=1) + 1, token_ids_BT.shape[1] + 1)
         has_eos_B = ends_B <= np.minimum(limits_B, token_ids_BT.shape[1])
         ends_B = np.minimum(ends_B, limits_B)
-        rows = [row[:end].tolist() for row, end in zip(token_ids_BT, ends_B, strict=True)]
-        return [
-            Sample(row, True) if has_eos else self._cut_at_stop_string(prompt, row)
-            for prompt, row, has_eos in zip(prompts_B, rows, np.asarray(has_eos_B).tolist(), strict=True)
-        ]
-
-    def _cut_at_stop_string(self, prompt_ids: Sequence[int], row: list[int]) -> Sample:
-        """The sample of a row without EOS: either the length limit cut it off, or a stop string ended it and padding
-        follows. transformers also stops at a stop string that begins in the prompt.
-        """
-        if not self.stop_strings:
-            return Sample(row, False)
-        while row and row[-1] == self.pad_token_id:
-            row.pop()
-        # Characters may follow the stop string within the last token, so search the whole text. An earlier stop
-        # string would have ended the row earlier.
-        begun = list(prompt_ids[-max(map(len, self.stop_strings)) :])
-        border, text = len(self.tokenizer.decode(begun)), self.tokenizer.decode([*begun, *row])
-        if any(text.find(stop, max(0, border - len(stop) + 1)) >= 0 for stop in self.stop_strings):
-            return Sample([*row, self.tokenizer.eos_token_id], True)
-        return Sample(row, False)
-
-
-class RowTemperature(LogitsProcessor):
-    """Divides each row's logits by the row's temperature, before top-k, top-p and min-p filter them.
-
-    In beam sampling the beams of a row are neighbours.
-    """
-
-    def __init__(self, temperatures_B: Sequence[float], num_beams: int, device: torch.device):
-        self.temperatures_R1 = torch.tensor(temperatures_B, device=device).repeat_interleave(num_beams)[:, None]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        return scores / self.temperatures_R1.to(scores.dtype)
+        stops = StopStrings(self.tokenizer, self.stop_strings, prompts) if self.stop_strings else None
+        samples = []
+        for place, (tokens, end, has_eos) in enumerate(zip(token_ids_BT, ends_B, has_eos_B.tolist(), strict=True)):
+            row = tokens[:end].tolist()
+            if not has_eos and stops is not None:
+                while row and row[-1] == self.pad_token_id:
+                    row.pop()
+                if stops.end(place, row):
+                    row, has_eos = [*row, self.tokenizer.eos_token_id], True
+            samples.append(Sample(row, has_eos))
+        return samples
 
 
 def context_length(model: Any) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from transformers.utils import is_rich_available
 
 from .. import metrics
 from ..config import BSTaRConfig
-from ..records import Grids, Request, Rollouts, Selection, Setting
+from ..records import Completion, Grids, Request, Rollouts, Selection, Setting
 from ..rollouts.judging import Verifiers
 from ..rollouts.round import Sampler
 from ..rollouts.scoring import Scorer
@@ -41,11 +41,22 @@ def iteration_metrics(rollouts: Rollouts, selection: Selection, sampler: Sampler
     return figures | reward_metrics(rollouts, sampler.scorer) | completion_metrics(rollouts) | sampler.logged_metrics()
 
 
-def sampling_bar(requests: Sequence[Request], *, shown: bool) -> tqdm:
-    """A progress bar for the responses of these requests."""
+def with_progress(
+    completions: Iterator[Completion], requests: Sequence[Request], *, shown: bool
+) -> Iterator[Completion]:
+    """The same completions, beside a bar that tells how many responses and tokens a second they come at."""
     total = sum(len(request.query_ids) * request.n for request in requests)
     temperatures = ", ".join(f"{request.temperature:g}" for request in requests)
-    return tqdm(total=total, desc=f"Sampling at T = {temperatures}", leave=False, disable=not (shown and total))
+    title = f"Sampling at T = {temperatures}"
+    with tqdm(total=total, desc=title, unit=" responses", leave=False, disable=not (shown and total)) as bar:
+        num_tokens = 0
+        for completion in completions:
+            num_tokens += len(completion.token_ids)
+            if not bar.disable:
+                rate = num_tokens / max(1e-9, bar.format_dict["elapsed"])
+                bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+            bar.update()
+            yield completion
 
 
 def pass_metrics(rollouts: Rollouts) -> dict[str, float]:

@@ -25,11 +25,13 @@ from ..engines import (
     Engine,
     Job,
     Sample,
+    as_merge,
     as_sample,
     checked_tokenizer,
     context_length,
     eos_token_ids,
     job_seed,
+    merged,
 )
 from ..errors import UnsupportedOptionError
 from ..records import Completion, FinishReason, Request
@@ -38,6 +40,7 @@ from .seams import check_attributes
 from .weights import unmerged_copy
 
 VLLM_CHUNKS_PER_CALL = 8  # how far generation runs ahead of scoring: one call's tail costs little, scoring overlaps
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 OURS = ("temperature", "do_sample", "n", "num_return_sequences", "seed", "logprobs")
 
 
@@ -110,8 +113,9 @@ class Policy:
         sleeping engine has lost its weights.
         """
         trainer = self._trainer
-        if not self._args.use_vllm:
-            yield
+        if isinstance(self._engine, GenerateEngine):
+            with self._engine.session():
+                yield
             return
         vllm = trainer.vllm_generation
         sleeps = vllm.mode == "colocate" and vllm.enable_sleep_mode
@@ -193,7 +197,16 @@ class GenerateEngine:
         kwargs = {name: value for name, value in trainer.generation_kwargs.items() if value is not None}
         policy = trainer.accelerator.unwrap_model(trainer.model)
         ends = eos_token_ids(tokenizer, policy)
-        self.chunked = ChunkedGenerate(tokenizer, kwargs, ends, context_length(policy))
+        self.chunked = ChunkedGenerate(
+            tokenizer,
+            kwargs,
+            ends,
+            context_length(policy),
+            size_option="generation_chunk_size",
+            autocast=trainer.accelerator.autocast,
+        )
+        self.merge = as_merge(getattr(trainer.args, "merge_for_sampling", "auto"))  # a GRPOConfig has none
+        self._merged: torch.nn.Module | None = None  # a copy of the policy with merged adapters
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sample]]]:
         # A process without jobs takes part all the same: unwrapping a distributed model is a collective.
@@ -201,8 +214,29 @@ class GenerateEngine:
             yield from self.chunked.run(model, jobs, self.chunk_size)
 
     @contextmanager
+    def session(self) -> Iterator[None]:
+        """Within, the weights stand still: adapters are merged once, into a copy."""
+        trainer = self.trainer
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # its weights are in many places
+            yield
+            return
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        dtype = AUTOCAST.get(trainer.accelerator.mixed_precision)
+        with merged(policy, self.merge, dtype) as model:
+            self._merged = None if model is policy else model.eval()
+            del model
+            try:
+                yield
+            finally:
+                self._merged = None
+
+    @contextmanager
     def _policy(self) -> Iterator[Any]:
         trainer = self.trainer
+        if self._merged is not None:
+            with torch.no_grad():
+                yield self._merged
+            return
         args: Any = trainer.args
         was_training = trainer.model.training  # type: ignore[union-attr]
         arguments: dict[str, Any] = {

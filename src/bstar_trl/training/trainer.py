@@ -35,7 +35,7 @@ from .logging import (
     explain_empty,
     iteration_metrics,
     log_completions,
-    sampling_bar,
+    with_progress,
 )
 from .policy import Policy
 from .run_state import RunState, last_whole_checkpoint
@@ -196,10 +196,8 @@ class BSTaRTrainer(GRPOTrainer):
             An iterable of `Completion`: `n` per query and request.
         """
         requests = [request if request.rows else request.with_rows(self.queries) for request in requests]
-        with sampling_bar(requests, shown=self.accelerator.is_main_process and not self.args.disable_tqdm) as bar:
-            for completion in self.policy.generate(requests):
-                bar.update()
-                yield completion
+        shown = self.accelerator.is_main_process and not self.args.disable_tqdm
+        yield from with_progress(self.policy.generate(requests), requests, shown=shown)
 
     def select_responses(self, rollouts: Rollouts, setting: Setting) -> Selection:
         """Choose what the iteration trains on: a hook for subclasses.

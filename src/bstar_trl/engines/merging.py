@@ -1,0 +1,180 @@
+"""Copies of models in which adapters are merged into the weights, for sampling alone.
+
+An adapter costs two more products per layer and token. While sampling, the weights stand still, so its change is added
+to a copy of the weights once. The model itself is not touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
+
+from ..errors import ConfigurationError, UnsupportedOptionError
+from .memory import free_cached_memory, free_memory
+
+logger = logging.getLogger(__name__)
+Merge = Literal["auto", "always", "never"]
+MERGE: dict[Any, Merge] = {"auto": "auto", "always": "always", "never": "never", True: "always", False: "never"}
+MERGE |= {"true": "always", "false": "never"}
+SHARE_OF_FREE = 0.5  # of the free memory, which a copy may take: the rest is for caches
+
+
+def as_merge(value: Any) -> Merge:
+    """What `merge_for_sampling` says: `"auto"`, `"always"` or `True`, `"never"` or `False`.
+
+    Raises:
+        ConfigurationError: it says something else.
+    """
+    merge = MERGE.get(value.lower() if isinstance(value, str) else value)
+    if merge is None:
+        raise ConfigurationError(f"merge_for_sampling must be 'auto', 'always' or 'never', got {value!r}")
+    return merge
+
+
+@contextmanager
+def merged(
+    model: torch.nn.Module, merge: Merge = "auto", dtype: torch.dtype | None = None
+) -> Iterator[torch.nn.Module]:
+    """Within: a copy of the model whose adapters are merged, or the model itself.
+
+    The copy shares every weight without an adapter with the model. A 4-bit weight under a LoRA becomes a plain one in
+    the copy. The sums are rounded to the weights' precision, as they are when TRL hands weights to vLLM.
+
+    Args:
+        model: a model with adapters, or without any.
+        merge (`str`): `"auto"` makes a copy if all adapters can be merged and the copy takes less than half of the
+            free memory; `"always"` makes one in any case, `"never"` in none.
+        dtype (`torch.dtype`, *optional*): of autocast, if the model is used under it: the copy then holds the weights
+            of all linear layers in this precision, and nothing is cast at every step.
+
+    Raises:
+        UnsupportedOptionError: `merge` is `"always"`, and there are adapters that cannot be merged.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if merge == "never" or not any(_is_open(layer) for layer in layers):
+        yield model
+        return
+    obstacle = next(filter(None, map(_obstacle, layers)), None)
+    if obstacle and merge == "always":
+        raise UnsupportedOptionError(f"merge_for_sampling='always' cannot be done: {obstacle}. Set it to 'auto'")
+    device = next(model.parameters()).device
+    if merge == "auto":
+        needed, free = _copied_bytes(model, layers, dtype), free_memory(device)
+        if not obstacle and (free is None or needed > SHARE_OF_FREE * free):
+            left = "unknown" if free is None else f"{free / 2**30:.1f} GiB"
+            obstacle = f"a merged copy takes {needed / 2**30:.1f} GiB, and the free memory is {left}"
+        if obstacle:
+            logger.info("Sampling with unmerged adapters: %s.", obstacle)
+            yield model
+            return
+    merged_model = _merged_copy(model, layers, dtype)
+    try:
+        yield merged_model
+    finally:
+        del merged_model
+        free_cached_memory(device)
+
+
+def _merged_copy(
+    model: torch.nn.Module, layers: Sequence[BaseTunerLayer], dtype: torch.dtype | None
+) -> torch.nn.Module:
+    # Whatever stands in `memo` is taken into the copy as it is: tensors are shared, and the base layers under adapters
+    # are replaced by layers with weights of their own. So only modules are copied, which takes no memory to speak of.
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    bases = {id(layer.get_base_layer()): layer.get_base_layer() for layer in layers if _is_open(layer)}
+    with torch.no_grad():
+        memo |= {key: _own_layer(base, model) for key, base in bases.items()}
+        result = copy.deepcopy(model, memo)
+        for layer in [module for module in result.modules() if isinstance(module, BaseTunerLayer)]:
+            if _is_open(layer):
+                _merge(layer)
+            if dtype is not None:
+                _cast(layer.get_base_layer(), dtype)
+        if dtype is not None:
+            for module in result.modules():
+                if isinstance(module, torch.nn.Linear) and not module.weight.requires_grad:
+                    _cast(module, dtype)
+    return result
+
+
+def _own_layer(base: torch.nn.Module, model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a layer with weights of its own, which are dequantised."""
+    if not _is_4_bit(base):
+        return copy.deepcopy(base)
+    weight = dequantize_module_weight(base).to(_precision(model))
+    layer = torch.nn.Linear(1, 1, bias=False)
+    layer.out_features, layer.in_features = weight.shape
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    layer.bias = base.bias  # type: ignore[assignment]
+    return layer
+
+
+def _merge(layer: BaseTunerLayer) -> None:
+    base: Any = layer.get_base_layer()
+    if not (isinstance(layer, LoraLayer) and "bnb" in type(layer).__module__):
+        layer.merge()
+        return
+    lora: Any = layer
+    for adapter in lora.active_adapters:  # peft's own merge would expect the quantised weight
+        if adapter in lora.lora_A:
+            base.weight.add_(lora.get_delta_weight(adapter))
+            lora.merged_adapters.append(adapter)
+
+
+def _cast(layer: torch.nn.Module, dtype: torch.dtype) -> None:
+    if isinstance(layer, torch.nn.Linear) and layer.weight.dtype == torch.float32:
+        layer.weight = torch.nn.Parameter(layer.weight.to(dtype), requires_grad=False)
+
+
+def _is_open(layer: BaseTunerLayer) -> bool:
+    """Whether a layer computes its adapter's change at every step."""
+    adapters = {name for part in layer.adapter_layer_names for name in getattr(layer, part, ())}
+    return not (layer.merged or layer.disable_adapters) and any(name in adapters for name in layer.active_adapters)
+
+
+def _obstacle(layer: BaseTunerLayer) -> str | None:
+    """Why a layer's adapter cannot be merged into a copy of its weights, if so."""
+    base, name = layer.get_base_layer(), type(layer).__name__
+    variants = {type(item).__name__ for item in getattr(layer, "lora_variant", {}).values()}
+    if type(layer).merge is BaseTunerLayer.merge:
+        return f"peft cannot merge adapters of the kind {name}"
+    if _is_4_bit(base):
+        special = variants or any(getattr(layer, "lora_bias", {}).values())
+        return None if isinstance(layer, LoraLayer) and not special else f"{name} cannot be merged into 4-bit weights"
+    if unmergeable := sorted(item for item in variants if not item.startswith("Dora")):
+        return f"peft cannot merge adapters of the kind {unmergeable[0]}"
+    if not all(tensor.is_floating_point() for tensor in base.parameters()) or not list(base.parameters()):
+        return f"the weights of {type(base).__name__} are quantised"
+    return None
+
+
+def _copied_bytes(model: torch.nn.Module, layers: Sequence[BaseTunerLayer], dtype: torch.dtype | None) -> int:
+    bases: dict[int, Any] = {id(layer.get_base_layer()): layer.get_base_layer() for layer in layers if _is_open(layer)}
+    total = 0
+    for base in bases.values():
+        if _is_4_bit(base):
+            total += base.in_features * base.out_features * _precision(model).itemsize
+        else:
+            total += sum(tensor.numel() * tensor.element_size() for tensor in base.parameters())
+    if dtype is None:
+        return total
+    others = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and id(module) not in bases]
+    return total + sum(item.weight.numel() * dtype.itemsize for item in others if not item.weight.requires_grad)
+
+
+def _is_4_bit(layer: torch.nn.Module) -> bool:
+    return type(getattr(layer, "weight", None)).__name__ == "Params4bit"
+
+
+def _precision(model: torch.nn.Module) -> torch.dtype:
+    """The precision in which a model's layers hand values on: that of its embedding."""
+    dtype: torch.dtype = model.get_input_embeddings().weight.dtype  # type: ignore[operator]
+    return dtype
