@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, MixtralConfig
 from bstar_trl import Request
 from bstar_trl.errors import UnsupportedOptionError
 from bstar_trl.testbed import policy_path
-from bstar_trl.training.weights import refuse_8_bit, unmerged_copy
+from bstar_trl.training.weights import keep_4_bit_layout, refuse_8_bit, unmerged_copy
 
 SYNCS = 200
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
@@ -33,7 +33,9 @@ def make_4_bit(folder, *, hidden_size: int = 64, **changes):
     pytest.importorskip("bitsandbytes", reason=NO_BITSANDBYTES)
     make_model(hidden_size=hidden_size, intermediate_size=128).save_pretrained(folder)
     config = BitsAndBytesConfig(**{**NF4, **changes})
-    return AutoModelForCausalLM.from_pretrained(folder, quantization_config=config)
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config)
+    keep_4_bit_layout(model)  # as the trainer does
+    return model
 
 
 def numbers_of(name: str, item) -> Iterator[tuple[str, torch.Tensor]]:

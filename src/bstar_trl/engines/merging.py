@@ -22,8 +22,7 @@ from .memory import free_cached_memory, free_memory
 
 logger = logging.getLogger(__name__)
 Merge = Literal["auto", "always", "never"]
-MERGE: dict[Any, Merge] = {"auto": "auto", "always": "always", "never": "never", True: "always", False: "never"}
-MERGE |= {"true": "always", "false": "never"}
+MERGE: dict[str, Merge] = {"auto": "auto", "always": "always", "true": "always", "never": "never", "false": "never"}
 SHARE_OF_FREE = 0.5  # of the free memory, which a copy may take: the rest is for caches
 
 
@@ -33,7 +32,7 @@ def as_merge(value: Any) -> Merge:
     Raises:
         ConfigurationError: it says something else.
     """
-    merge = MERGE.get(value.lower() if isinstance(value, str) else value)
+    merge = MERGE.get(str(value).lower())
     if merge is None:
         raise ConfigurationError(f"merge_for_sampling must be 'auto', 'always' or 'never', got {value!r}")
     return merge
@@ -142,11 +141,14 @@ def _is_open(layer: BaseTunerLayer) -> bool:
 
 def _obstacle(layer: BaseTunerLayer) -> str | None:
     """Why a layer's adapter cannot be merged into a copy of its weights, if so."""
-    base, name = layer.get_base_layer(), type(layer).__name__
+    base: Any = layer.get_base_layer()
+    name = type(layer).__name__
     variants = {type(item).__name__ for item in getattr(layer, "lora_variant", {}).values()}
     if type(layer).merge is BaseTunerLayer.merge:
         return f"peft cannot merge adapters of the kind {name}"
     if _is_4_bit(base):
+        if getattr(base.weight.quant_state, "packing_format_for_cpu", False):
+            return "bitsandbytes has laid its 4-bit weights out for inference on the CPU"
         special = variants or any(getattr(layer, "lora_bias", {}).values())
         return None if isinstance(layer, LoraLayer) and not special else f"{name} cannot be merged into 4-bit weights"
     if unmergeable := sorted(item for item in variants if not item.startswith("Dora")):

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
@@ -37,7 +37,7 @@ from ..errors import UnsupportedOptionError
 from ..records import Completion, FinishReason, Request
 from .prompts import PromptReader, named_datasets
 from .seams import check_attributes
-from .weights import unmerged_copy
+from .weights import keep_4_bit_layout, unmerged_copy
 
 VLLM_CHUNKS_PER_CALL = 8  # how far generation runs ahead of scoring: one call's tail costs little, scoring overlaps
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -66,6 +66,7 @@ class Policy:
         self.tokenizer: Any = checked_tokenizer(
             processing_class.tokenizer if isinstance(processing_class, ProcessorMixin) else processing_class
         )
+        keep_4_bit_layout(self.model)
         sharded = trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()
         if sharded and trainer.accelerator.num_processes > 1 and not args.use_vllm:
             raise UnsupportedOptionError(
@@ -113,8 +114,8 @@ class Policy:
         sleeping engine has lost its weights.
         """
         trainer = self._trainer
-        if isinstance(self._engine, GenerateEngine):
-            with self._engine.session():
+        if not self._args.use_vllm:
+            with cast(GenerateEngine, self._engine).session():
                 yield
             return
         vllm = trainer.vllm_generation

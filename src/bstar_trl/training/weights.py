@@ -72,6 +72,17 @@ def _refill(places: Sequence[dict[str, Any]], contents: Sequence[dict[str, Any]]
         place.update(content)
 
 
+def keep_4_bit_layout(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes from laying 4-bit weights out anew on the CPU, for good, as soon as a model samples.
+
+    On processors with AVX512-BF16 it does so for inference; gradients do not pass through such a layer, and nothing
+    else can read its weights.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            vars(module)["support_avx512bf16_for_cpu"] = False
+
+
 def refuse_8_bit(model: Any, quantization_config: Any, model_init_kwargs: Mapping[str, Any] | None) -> None:
     """Refuse a model in 8 bits, whose weights TRL cannot push to vLLM.
 
