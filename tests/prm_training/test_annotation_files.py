@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,7 @@ def shards(path: Path) -> dict[str, bytes]:
 def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path, sums):
     undisturbed = run(tmp_path / "whole", sums)
     assert undisturbed.returncode == 0, undisturbed.stderr[-2000:]
+    assert re.search(r"[0-9.]+ responses/s, [0-9,]+ tokens/s", undisturbed.stderr)
     assert len(shards(tmp_path / "whole")) == 8
     process = subprocess.Popen(command(tmp_path / "killed", sums), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200

@@ -99,7 +99,11 @@ def annotate(
 
 
 class Annotator:
-    """Annotates group by group. Arguments as in [`annotate`]."""
+    """Annotates group by group. Arguments as in [`annotate`].
+
+    Attributes:
+        num_responses, num_tokens (`int`): how much was sampled so far, solutions and completions together.
+    """
 
     def __init__(self, engine: TextEngine, verifier: Any, recipe: Recipe, *, completer: TextEngine | None = None):
         self.engine = engine
@@ -107,6 +111,7 @@ class Annotator:
         if self.completer.tokenizer.get_vocab() != engine.tokenizer.get_vocab():
             raise ConfigurationError("the completer continues the engine's tokens: both need the same vocabulary")
         self.recipe = recipe
+        self.num_responses = self.num_tokens = 0
         names = [reward_name(verifier)]
         verifiers = Verifiers.of([verifier], names, [0], None)
         self._scorer = Scorer([verifier], names, weights=[1.0], verifiers=verifiers, tokenizers=[None])
@@ -250,6 +255,8 @@ class Annotator:
         order: list[int] = []
         responses: list[Completion] = []
         for positions, sampled in engine.run(jobs):
+            self.num_responses += len(sampled)
+            self.num_tokens += sum(len(item.token_ids) for item in sampled)
             tokens = [[*begun[place], *item.token_ids] for place, item in zip(positions, sampled, strict=True)]
             texts = engine.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             chunk = []

@@ -94,8 +94,10 @@ class AnnotationFolder:
                 for group in unfinished:
                     annotated = annotator.annotate(self._rows(places[group]), places[group].start)
                     _write(self.shard(group), partial(_write_shard, annotated, self.recipe))
+                    seconds = max(1e-9, bar.format_dict["elapsed"])
+                    speeds = annotator.num_responses / seconds, annotator.num_tokens / seconds
+                    bar.set_postfix_str("{:,.1f} responses/s, {:,.0f} tokens/s".format(*speeds), refresh=False)
                     bar.update(len(places[group]))
-                    bar.set_postfix(completions=annotated.counts.completions, refresh=False)
         finally:
             annotator.close()
 
