@@ -9,7 +9,7 @@ import transformers
 from conftest import LETTERS, make_gpt2, make_model, make_tokenizer
 from peft import PromptTuningConfig, get_peft_model
 from scipy.stats import chi2_contingency, chisquare
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LlamaForCausalLM
 
 from bstar_trl.engines import ChunkedGenerate, Job, TransformersEngine
 from bstar_trl.engines.decoding import draw
@@ -289,6 +289,27 @@ def test_virtual_tokens_of_prompt_tuning_are_left_to_transformers():
     engine = TransformersEngine(model, make_tokenizer(), batch_size=8, max_new_tokens=9)
     jobs = [Job(tokens_of(text), 1.0, seed) for text in TEXTS for seed in range(3)]
     assert all(0 < len(item.token_ids) <= 9 for item in run(engine, jobs))
+
+
+class WithItsOwnGenerate(LlamaForCausalLM):
+    """As models with remote code may have: it does not know the loop."""
+
+    def generate(self, *args, custom_generate=None, **kwargs):
+        return super().generate(*args, **kwargs)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_model_with_its_own_generate_keeps_it(wrapped):
+    model = make_model()
+    own = WithItsOwnGenerate(model.config)
+    own.load_state_dict(model.state_dict())
+    if wrapped:  # in place, as libraries that patch models do
+        own, generate = model, model.generate
+        own.generate = lambda *args, custom_generate=None, **kwargs: generate(*args, **kwargs)
+    jobs = [Job(tokens_of(text), 0.0, seed) for seed, text in enumerate(TEXTS)]
+    expected = run(TransformersEngine(make_model(), make_tokenizer(), batch_size=8, max_new_tokens=9), jobs)
+    assert run(TransformersEngine(own, make_tokenizer(), batch_size=8, max_new_tokens=9), jobs) == expected
+    assert all(item.token_ids for item in expected)
 
 
 def test_limits_of_time_and_other_criteria_go_on_working():

@@ -11,8 +11,7 @@ import pytest
 from judging import ADD, CALL, CODE, KODCODE, PROGRAM, ROW, STDIN, WHOLE, human_eval, value
 
 from bstar_trl.rewards import UnitTests
-from bstar_trl.rewards.programs import extract_code
-from bstar_trl.rewards.rows import check_of_row
+from bstar_trl.rewards.programs import check_of_row, extract_code
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from judging import ADD, BODY, CALL, CODE, KODCODE, NO_DOCSTRING, PROGRAM, ROW, 
 
 from bstar_trl.errors import DatasetError
 from bstar_trl.rewards import UnitTests
-from bstar_trl.rewards.rows import check_of_row
+from bstar_trl.rewards.programs import check_of_row
 from bstar_trl.sandbox import Verdict
 
 INPUTS = Path(__file__).parents[1] / "data" / "inputs_code.jsonl"

@@ -13,8 +13,7 @@ from conftest import SHARED
 
 from bstar_trl.errors import ConfigurationError, DatasetError
 from bstar_trl.rewards import RewardFn, UnitTests
-from bstar_trl.rewards.programs import extract_code
-from bstar_trl.rewards.rows import check_of_row
+from bstar_trl.rewards.programs import check_of_row, extract_code
 from bstar_trl.sandbox import RemoteSandbox
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")  # in the rows' solutions

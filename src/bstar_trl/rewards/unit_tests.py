@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ..errors import ConfigurationError, DatasetError
 from ..sandbox import Check, Executor, Limits, LocalSandbox, Verdict
 from .base import RewardFn, Score
-from .rows import COLUMNS, check_of_row
+from .programs import COLUMNS, check_of_row
 
 NO_TESTS = Verdict(False, "bad tests", "the row has none")
 

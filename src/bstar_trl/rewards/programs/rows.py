@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import DatasetError
-from ..sandbox import Check, Verdict
+from ...errors import DatasetError
+from ...sandbox import Check, Verdict
 from .cases import cases_of, parsed, with_starter
-from .programs import extract_code
+from .extraction import extract_code
 from .prompts import beginning_of, continued
 from .row_tests import as_pytest, beyond, defines, names_of, tests_itself, works_in_place
 

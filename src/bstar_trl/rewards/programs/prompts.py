@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from .base import text_of_content
-from .programs import Block
+from ..base import text_of_content
+from .extraction import Block
 from .source import masked, statements
 
 # Fences and the tokens of chat templates, which may be glued to code.

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DatasetError
-from ..sandbox import Check
+from ...errors import DatasetError
+from ...sandbox import Check
 from .prompts import after_features
 
 LISTS = ("input_output", "public_test_cases", "private_test_cases", "test_cases", "tests")
