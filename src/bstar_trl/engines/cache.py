@@ -53,22 +53,34 @@ class RoomyLayer(DynamicLayer):
         start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
         if self._room is None or self._room[0].shape[-2] < end:
-            self._room = _with_room(self.keys, end), _with_room(self.values, end)
-        room_for_keys, room_for_values = self._room
-        room_for_keys[..., start:end, :] = key_states
-        room_for_values[..., start:end, :] = value_states
-        self.keys, self.values = room_for_keys[..., :end, :], room_for_values[..., :end, :]
+            self._take_room(end)
+        for room, states in zip(self._room or (), (key_states, value_states), strict=True):
+            room[..., start:end, :] = states
+        self._look_at(end)
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep these rows only; the room is taken anew with the next token."""
-        self._room = None
-        super().batch_select_indices(indices)
+        """Keep these rows only, in this order; a row may be kept several times."""
+        length = self.keys.shape[-2]
+        self._take_room(length + 1, indices)
+        self._look_at(length)
+
+    def _take_room(self, length: int, rows: torch.Tensor | None = None) -> None:
+        """Move to new room for at least `length` tokens, of these rows alone."""
+        self._room = _with_room(self.keys, length, rows), _with_room(self.values, length, rows)
+
+    def _look_at(self, length: int) -> None:
+        if self._room is not None:
+            self.keys, self.values = (room[..., :length, :] for room in self._room)
 
 
-def _with_room(filled: torch.Tensor, length: int) -> torch.Tensor:
-    """A copy of keys or values with room for at least `length` tokens."""
-    *others, old_length, size = filled.shape
-    copy = filled.new_empty(*others, -(-length // BLOCK) * BLOCK, size)
-    copy[..., :old_length, :] = filled
+def _with_room(filled: torch.Tensor, length: int, rows: torch.Tensor | None) -> torch.Tensor:
+    """A copy of keys or values, of all rows or of `rows`, with room for at least `length` tokens."""
+    num_rows, num_heads, old_length, size = filled.shape
+    num_rows = num_rows if rows is None else len(rows)
+    copy = filled.new_empty(num_rows, num_heads, -(-length // BLOCK) * BLOCK, size)
+    if rows is None:
+        copy[..., :old_length, :] = filled
+    else:
+        torch.index_select(filled, 0, rows, out=copy[..., :old_length, :])
     return copy

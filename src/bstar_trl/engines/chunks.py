@@ -42,11 +42,17 @@ def make_chunks(jobs: Sequence[Job], longest: int, max_length: int | None, chunk
     for place, (job, limit) in enumerate(zip(jobs, limits, strict=True)):
         is_cut = limit < (job.max_new_tokens or longest)
         groups.setdefault((job.temperature == 0, limit if is_cut else 0), []).append(place)
+    first: dict[tuple[int, ...], int] = {}
+    for place, job in enumerate(jobs):
+        first.setdefault(tuple(job.prompt_ids), place)
     chunks: list[list[int]] = []
     for _, places in sorted(groups.items()):
         chunk: list[int] = []
         tokens = 0  # of the longest job of the chunk
-        for place in sorted(places, key=lambda place: (len(jobs[place].prompt_ids), tuple(jobs[place].prompt_ids))):
+        # `sorted` is stable: otherwise the jobs stay in their order.
+        for place in sorted(
+            places, key=lambda place: (len(jobs[place].prompt_ids), first[tuple(jobs[place].prompt_ids)])
+        ):
             tokens = max(tokens, lengths[place])
             if chunk and (len(chunk) == chunk_size or tokens * (len(chunk) + 1) > most_tokens):
                 chunks.append(chunk)

@@ -120,8 +120,8 @@ class DecodingLoop:
         places = torch.tensor(self.prompt_of_row, device=input_ids.device)
         if can_drop:
             batch.forward(is_first=True)
-            batch.keep(places)
             make_roomy(batch.cache)
+            batch.keep(places)
         else:
             batch.keep(places, with_cache=False)  # which is empty as yet
             batch.forward(is_first=True)

@@ -68,13 +68,14 @@ SEAMS = (
 )
 
 # What TRL's constructor sets.
-ATTRIBUTES = "generation_kwargs reward_func_names reward_processing_classes reward_weights _dist _logs"
+ATTRIBUTES = "reward_func_names reward_processing_classes reward_weights _dist _logs"
+GENERATE_ATTRIBUTES = "generation_kwargs"  # without vLLM alone
 VLLM_ATTRIBUTES = "vllm_generation _last_loaded_step"
 ENGINE_ATTRIBUTES = (
     "mode repetition_penalty top_p top_k min_p max_completion_length generation_kwargs structured_outputs_regex"
 )
 COLOCATED_ATTRIBUTES = "llm enable_sleep_mode _llm_weights_sleeping tensor_parallel_size"
-SERVER_ATTRIBUTES = "vllm_client"
+SERVER_ATTRIBUTES = "vllm_client"  # of the main process alone
 
 
 def check_seams() -> None:
@@ -100,12 +101,14 @@ def check_attributes(trainer: Any) -> None:
         VersionError: an attribute is missing; the message names it.
     """
     uses_vllm = trainer.args.use_vllm
-    missing = _missing(trainer, f"{ATTRIBUTES} {VLLM_ATTRIBUTES if uses_vllm else ''}")
+    missing = _missing(trainer, f"{ATTRIBUTES} {VLLM_ATTRIBUTES if uses_vllm else GENERATE_ATTRIBUTES}")
     if uses_vllm and not missing:
         engine = trainer.vllm_generation
-        missing = _missing(engine, ENGINE_ATTRIBUTES) or _missing(
-            engine, SERVER_ATTRIBUTES if engine.mode == "server" else COLOCATED_ATTRIBUTES
-        )
+        missing = _missing(engine, ENGINE_ATTRIBUTES)
+        if not missing and engine.mode == "colocate":
+            missing = _missing(engine, COLOCATED_ATTRIBUTES)
+        elif not missing and trainer.accelerator.is_main_process:
+            missing = _missing(engine, SERVER_ATTRIBUTES)
     _raise_if(missing)
 
 
