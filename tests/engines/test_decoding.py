@@ -86,10 +86,15 @@ def test_numbers_are_looked_up_in_the_cumulative_distribution():
 
 
 def test_the_largest_number_finds_a_token_that_is_not_excluded():
-    scores = torch.full((1, 49_152), -1e4)
-    scores[0, :20_000] = torch.linspace(-3, 3, 20_000)
-    scores[0, 20_000:] = -torch.inf
-    assert draw(scores, torch.tensor([LARGEST])).item() < 20_000
+    """Whatever the sum of the probabilities is rounded to."""
+    rng = np.random.default_rng(0)
+    scores = torch.full((500, 3000), -torch.inf)
+    scores[:, :1000] = torch.tensor(rng.normal(0, 3, (500, 1000)), dtype=torch.float32)
+    scores[0, :1000] = -torch.inf
+    scores[0, 7] = 1.0  # one token alone: the sum is 1
+    scores[1, :1000] = torch.log(torch.tensor(2.0**-23))
+    scores[1, 0] = 0.0
+    assert (draw(scores, torch.full((500,), LARGEST)) < 1000).all()
 
 
 def test_numbers_of_other_rows_are_other_numbers():

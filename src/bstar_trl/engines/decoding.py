@@ -244,9 +244,9 @@ def draw(scores_BV: torch.Tensor, numbers_B: torch.Tensor) -> torch.Tensor:
     """
     scores_BV -= scores_BV.amax(dim=-1, keepdim=True)
     cumulative_BV = scores_BV.exp_().cumsum(dim=-1)
-    total_B1 = cumulative_BV[:, -1:]
-    # Below the total even where the product is rounded up, so that a token is found, and one that is not excluded.
-    wanted_B1 = torch.minimum(numbers_B[:, None] * total_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
+    # The largest number below 1, 1 - 2^-24, times the total is rounded to less than the total. So a token is always
+    # found, and never one that is excluded: its probability adds nothing.
+    wanted_B1 = numbers_B[:, None] * cumulative_BV[:, -1:]
     return torch.searchsorted(cumulative_BV, wanted_B1, right=True)[:, 0]
 
 
