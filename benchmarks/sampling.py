@@ -178,7 +178,7 @@ def print_peak(name: str, kind: str, folder: str | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed and memory of sampling without vLLM.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smollm2", metavar="FOLDER", help=f"holds {GGUF}; without it: a random model of its shape")
     parser.add_argument("--memory-of", nargs=2, metavar=("MODEL", "KIND"), help=argparse.SUPPRESS)
     parsed = parser.parse_args()

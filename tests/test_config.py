@@ -276,9 +276,7 @@ def test_merging_is_said_in_several_ways(given, merge):
 
 
 def test_another_way_of_merging_is_refused():
-    with pytest.raises(
-        ConfigurationError, match="merge_for_sampling must be 'auto', 'always' or 'never', got 'often'"
-    ):
+    with pytest.raises(ConfigurationError, match=r"merge_for_sampling must be 'auto', 'always' .* got 'often'"):
         BSTaRConfig(output_dir="unused", merge_for_sampling="often")
 
 

@@ -757,7 +757,7 @@ def test_noise_on_the_embeddings(tmp_path, model_path):
     decoder.register_forward_pre_hook(keep_tokens, with_kwargs=True)
     decoder.layers[0].register_forward_pre_hook(keep_noise, with_kwargs=True)
     trainer.train()
-    assert len(noises[True]) == 2
+    assert len(set(noises[True])) == 2  # a step's forward may be computed again for its gradients
     assert all(0.9 < noise <= 1.0001 for noise in noises[True])  # the largest of a few thousand draws
     assert set(noises[False]) == {0.0}
 

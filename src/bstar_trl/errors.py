@@ -45,5 +45,9 @@ class OutOfMemoryError(BStarError, RuntimeError):
     """Responses do not fit into the device's memory; the message says which option to lower."""
 
 
+class SamplingError(BStarError, RuntimeError):
+    """The model gives no distribution to sample from: its logits are NaN or infinite."""
+
+
 class EmptySelectionError(BStarError, RuntimeError):
     """Several rounds in a row selected no response, so there is nothing to train on."""

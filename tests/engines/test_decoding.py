@@ -7,12 +7,14 @@ import pytest
 import torch
 import transformers
 from conftest import LETTERS, make_gpt2, make_model, make_tokenizer
-from peft import PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from scipy.stats import chi2_contingency, chisquare
 from transformers import GenerationConfig, LlamaForCausalLM
 
 from bstar_trl.engines import ChunkedGenerate, Job, TransformersEngine
 from bstar_trl.engines.decoding import draw
+from bstar_trl.engines.stops import StopStrings
+from bstar_trl.errors import SamplingError
 
 EOS = 1
 TEXTS = ("1+2=", "12+34+5=", "7=", "12+34+5=", "0000000000000=")
@@ -223,6 +225,7 @@ KINDS = {
     "Lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "Jamba": {"num_experts": 2, "mamba_d_state": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
     "Mamba": {},
+    "FalconH1": {"mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_ssm": 32, "mamba_d_head": 8},
     "Bloom": {"n_layer": 2, "n_head": 4},
 }
 
@@ -257,11 +260,32 @@ def test_positions_behind_the_context_are_never_asked_for():
     jobs = [Job(tokens_of(text), 1.0, seed) for seed, text in enumerate(["1="] * 40 + ["0000000000000000="] * 2)]
     for job, item in zip(jobs, run(engine, jobs), strict=True):
         assert item.ended or len(job.prompt_ids) + len(item.token_ids) == 24
+    # One that its own length cuts off stays in the batch, too, while the others go on behind its place.
+    jobs = [Job(tokens_of("0" * 16), 1.0, 0, 5), *(Job(tokens_of("1="), 1.0, seed, 20) for seed in range(40))]
+    assert len(run(engine, jobs)[0].token_ids) <= 5
+
+
+def test_a_stop_string_at_the_end_of_the_context_is_a_cut():
+    """There is no room for the EOS that would follow it."""
+    engine = TransformersEngine(make_gpt2(8), make_tokenizer(), batch_size=64, stop=list(LETTERS))
+    sampled = run(engine, [Job(tokens_of("1+2+3+4"), 1.0, seed) for seed in range(40)])
+    assert {(item.ended, len(item.token_ids)) for item in sampled if item.token_ids[0] > 2} == {(False, 1)}
+    sampled = run(engine, [Job(tokens_of("1+2+3+"), 1.0, seed) for seed in range(40)])
+    assert (True, 2) in {(item.ended, len(item.token_ids)) for item in sampled}
 
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{"num_beams": 3}, {"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 2}, {"use_cache": False}],
+    [
+        {"num_beams": 3},
+        {"cache_implementation": "static"},
+        {"prompt_lookup_num_tokens": 2},
+        {"use_cache": False},
+        {"guidance_scale": 1.5},
+        {"encoder_no_repeat_ngram_size": 2},
+        {"encoder_repetition_penalty": 1.7},
+        {"prefill_chunk_size": 2},
+    ],
     ids=lambda kwargs: next(iter(kwargs)),
 )
 @pytest.mark.parametrize("by_the_model", [False, True])
@@ -278,6 +302,38 @@ def test_what_the_loop_does_not_do_is_left_to_transformers(kwargs, by_the_model)
     assert sampled.token_ids == plain[0, len(prompt) :].tolist()
 
 
+class Bytes:
+    """A tokenizer whose tokens are bytes, so that a character takes up to four of them."""
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def decode(self, tokens):
+        return bytes(tokens).decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("stop", "prompt", "response"),
+    [
+        ("\U0001f642\U0001f642", "ab\U0001f642", "\U0001f642"),
+        ("\u7b54\u6848", "\u95ee\u9898\u7b54", "\u6848"),
+        ("\u3002", "ab", "c\u3002"),
+        ("stop" * 20, "a" + "stop" * 19, "stop"),
+        ("end", "a" * 100, "b" * 100 + "end"),
+    ],
+)
+def test_stop_strings_whose_characters_take_several_tokens(stop, prompt, response):
+    encode = Bytes().encode
+    ends = []
+    for cut in range(len(prompt.encode()) - 4, len(prompt.encode()) + 1):  # the prompt may end within a character
+        before, after = encode(prompt)[:cut], encode(prompt)[cut:] + encode(response)
+        stops = StopStrings(Bytes(), [stop, "never"], [before])
+        ends.append([count for count in range(1, len(after) + 1) if stops.end(0, after[:count])])
+        assert ends[-1] == [len(after)]
+    stops = StopStrings(Bytes(), [stop], [encode(stop)])
+    assert not any(stops.end(0, encode("xyz")[:count]) for count in (1, 2, 3))  # it lies in the prompt alone
+
+
 @pytest.mark.parametrize("stop", [["3", "b+"], "=1"])
 def test_beams_end_at_stop_strings_too(stop):
     chunked = ChunkedGenerate(make_tokenizer(), {"max_new_tokens": 12, "num_beams": 2, "stop_strings": stop}, [EOS])
@@ -286,15 +342,49 @@ def test_beams_end_at_stop_strings_too(stop):
     stops = [stop] if isinstance(stop, str) else stop
     for item in sampled:
         text = "=" + make_tokenizer().decode(item.token_ids, skip_special_tokens=True)
-        assert item.ended or len(item.token_ids) == 12
+        assert item.ended == (item.token_ids[-1] == EOS)
         assert not any(text[:-1].count(string) for string in stops)
+        assert item.ended or not text.endswith(tuple(stops))
+    assert {item.ended for item in sampled} == {True, False}
 
 
 def test_virtual_tokens_of_prompt_tuning_are_left_to_transformers():
     model = get_peft_model(make_model(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    engine = TransformersEngine(model, make_tokenizer(), batch_size=1, max_new_tokens=9)
+    jobs = [Job(tokens_of(text), 0.0, 0) for text in TEXTS]
+    for job, item in zip(jobs, run(engine, jobs), strict=True):
+        plain = model.generate(
+            input_ids=torch.tensor([job.prompt_ids]),
+            do_sample=False,
+            max_new_tokens=9,
+            eos_token_id=EOS,
+            pad_token_id=0,
+        )
+        assert item.token_ids == plain[0, len(job.prompt_ids) :].tolist()
+
+
+def test_activated_loras_are_left_to_transformers():
+    """They switch on where their tokens stand, for each prompt of `generate`."""
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], alora_invocation_tokens=tokens_of("2"))
+    model = get_peft_model(make_model(), config).eval()
     engine = TransformersEngine(model, make_tokenizer(), batch_size=8, max_new_tokens=9)
-    jobs = [Job(tokens_of(text), 1.0, seed) for text in TEXTS for seed in range(3)]
-    assert all(0 < len(item.token_ids) <= 9 for item in run(engine, jobs))
+    jobs = [Job(tokens_of(text), 0.0, 0) for text in ("1+2=", "2+7=", "1+2=")]
+    assert all(item.token_ids for item in run(engine, jobs))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_an_error(value):
+    model = make_model()
+    model.lm_head.weight.data[5] = value
+    engine = TransformersEngine(model, make_tokenizer(), max_new_tokens=4)
+    with pytest.raises(SamplingError, match="logits are NaN or infinite"):
+        run(engine, [Job(tokens_of("1+2="), 1.0, seed) for seed in range(3)])
+
+
+def test_the_gradient_mode_is_the_callers_between_chunks():
+    engine = TransformersEngine(make_model(), make_tokenizer(), batch_size=2, max_new_tokens=4)
+    for _ in engine.run([Job(tokens_of("1+2="), 1.0, seed) for seed in range(6)]):
+        assert torch.is_grad_enabled()
 
 
 class WithItsOwnGenerate(LlamaForCausalLM):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
@@ -17,6 +19,13 @@ from peft import (
 
 from bstar_trl.engines import Job, TransformersEngine, as_merge, merged, merging
 from bstar_trl.errors import ConfigurationError, UnsupportedOptionError
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet():
+    """What is said once is said in every test."""
+    merging._say_once.cache_clear()
+
 
 TOKENS = torch.tensor([[5, 9, 13, 7, 20], [11, 3, 4, 8, 16]])
 
@@ -174,7 +183,7 @@ def test_a_copy_that_would_fill_the_memory_is_not_made(monkeypatch, caplog):
     model = make_lora()
     with caplog.at_level(logging.INFO, logger="bstar_trl"), merged(model) as same:
         assert same is model
-    assert "unmerged adapters: a merged copy takes" in caplog.text
+    assert "unmerged adapters, which is slower: a merged copy takes 0.0 GiB, more than 0% of the free" in caplog.text
 
 
 def test_adapters_that_cannot_be_merged_are_said_to_be_so(caplog):
@@ -187,6 +196,84 @@ def test_adapters_that_cannot_be_merged_are_said_to_be_so(caplog):
         merged(model, "always"),
     ):
         pass
+
+
+def test_adapters_whose_merging_fails_are_sampled_unmerged(monkeypatch, caplog):
+    """Some kinds of adapters find out only when they try."""
+    model = make_lora()
+
+    def merge(self, *args):
+        raise NotImplementedError("this kind cannot be merged")
+
+    monkeypatch.setattr(type(model.base_model.model.model.layers[0].mlp.up_proj), "merge", merge)
+    expected = logits(model)
+    with merged(model) as same:
+        assert same is model
+        assert torch.equal(logits(same), expected)
+    assert "this kind cannot be merged" in caplog.text
+    with pytest.raises(UnsupportedOptionError, match="this kind cannot be merged"), merged(model, "always"):
+        pass
+
+
+def test_weights_in_8_bits_of_any_kind_are_not_merged():
+    model = make_lora(target_modules=["q_proj"])
+    for layer in model.base_model.model.model.layers:
+        base = layer.self_attn.q_proj.base_layer
+        base.weight = torch.nn.Parameter(base.weight.data.to(torch.float8_e4m3fn), requires_grad=False)
+    with merged(model) as same:
+        assert same is model
+
+
+def test_a_forward_that_was_replaced_within_the_model():
+    """Without an adapter in it, it may go on calling the layer that it was made of: the copy shares its weights."""
+    model = make_lora(target_modules=["q_proj"])
+    head = model.base_model.model.lm_head
+    head.forward = lambda hidden: 2 * torch.nn.functional.linear(hidden, head.weight)
+    expected = logits(model)
+    with merged(model, "always") as twin:
+        assert torch.allclose(logits(twin), expected, atol=1e-4)
+    layer = model.base_model.model.model.layers[0]
+    forward = layer.forward
+    layer.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+    with (
+        pytest.raises(UnsupportedOptionError, match=r"the forward of .*layers\.0 was replaced"),
+        merged(model, "always"),
+    ):
+        pass
+
+
+def test_making_a_copy_draws_no_random_numbers():
+    model = make_4_bit(keep_layout=True)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with merged(model, "always"):
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_copy_is_gone_once_all_is_sampled(monkeypatch):
+    model, copies = make_lora(), []
+    make_copy = merging._merged_copy
+    monkeypatch.setattr(
+        merging, "_merged_copy", lambda *args: copies.append(weakref.ref(twin := make_copy(*args))) or twin
+    )
+    alive_when_freed = []
+    monkeypatch.setattr(
+        merging,
+        "free_cached_memory",
+        lambda device: alive_when_freed.append(gc.collect() and copies[-1]() is not None),
+    )
+    engine = TransformersEngine(model, make_tokenizer(), batch_size=4, max_new_tokens=4)
+    list(engine.run([Job([5, 9], 1.0, seed) for seed in range(9)]))
+    assert alive_when_freed == [False]
+
+
+def test_dropout_of_an_adapter_is_off_in_the_copy():
+    model = make_lora(lora_dropout=0.5)
+    model.train()
+    engine = TransformersEngine(model, make_tokenizer(), batch_size=4, max_new_tokens=8)
+    jobs = [Job([5, 9, 13], 0.0, seed) for seed in range(4)]
+    assert list(engine.run(jobs)) == list(engine.run(jobs))
+    assert model.training
 
 
 def test_prefixes_are_no_weights_to_merge():
@@ -214,5 +301,5 @@ def test_other_words_for_merging_are_refused():
         "never",
     ]
     for value in ("often", None, 2, [True]):
-        with pytest.raises(ConfigurationError, match="merge_for_sampling must be 'auto', 'always' or 'never', got"):
+        with pytest.raises(ConfigurationError, match=r"merge_for_sampling must be 'auto', 'always' .* got"):
             as_merge(value)

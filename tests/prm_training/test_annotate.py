@@ -160,7 +160,7 @@ def test_labels_are_distributed_as_the_plain_method_has_them(labels, temperature
 
 @pytest.mark.parametrize("labels", ["hard", "soft"])
 def test_common_steps_are_completed_once_and_hard_labels_stop_early(labels):
-    rows, solutions, engine = annotated(labels, queries=60)
+    rows, solutions, engine = annotated(labels, queries=120)
     prompt = engine.tokenizer(PROMPT)["input_ids"]
     asked = defaultdict(list)  # by the tokens that are continued: in how many calls, and what came
     for jobs, answers in engine.calls[1:]:
@@ -196,7 +196,7 @@ def test_common_steps_are_completed_once_and_hard_labels_stop_early(labels):
 
 @pytest.mark.parametrize("labels", ["hard", "soft"])
 def test_rows_are_stepwise_supervision(labels):
-    rows, solutions, _ = annotated(labels, queries=40)
+    rows, solutions, _ = annotated(labels, queries=160)
     for row, (_, text, ended) in zip(rows, solutions, strict=True):
         assert row["prompt"] == PROMPT
         assert row["completions"] == re.findall("[^=]+", text)[: None if ended else -1]

@@ -184,6 +184,18 @@ def test_mixed_precision_samples_with_weights_that_are_cast_once(tmp_path, model
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
 
 
+def test_a_head_in_fp32_is_one_in_the_merged_copy_too(tmp_path, model_path):
+    """TRL replaces the head's `forward` for it, and that is part of the model."""
+    options = {"model_init_kwargs": {"dtype": "bfloat16"}, "cast_lm_head_to_fp32": True}
+    figures = {}
+    for merge in ("always", "never"):
+        torch.manual_seed(0)
+        trainer = make_lora_trainer(tmp_path / merge, model_path, merge_for_sampling=merge, max_steps=2, **options)
+        figures[merge] = trainer.evaluate()["eval_completions/mean_length"]
+        trainer.train()
+    assert figures["always"] == pytest.approx(figures["never"], rel=0.2)
+
+
 def test_the_bar_tells_responses_and_tokens_a_second(tmp_path, model_path, capsys):
     trainer = make_trainer(tmp_path, model_path, disable_tqdm=False, generation_chunk_size=4)
     list(trainer.generate_responses([Request((0, 1, 2), 1.0, 20, seed=0), Request((0,), 0.5, 2, seed=0)]))

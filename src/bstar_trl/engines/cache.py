@@ -6,14 +6,18 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 BLOCK = 32  # tokens of room that a layer takes at a time
 
 
 def can_drop_rows(cache: Any) -> bool:
-    """Whether rows can leave this cache: one that keeps keys and values per row, without a fixed size."""
-    return isinstance(cache, DynamicCache) and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+    """Whether rows can leave this cache: one that keeps keys and values per row, without a fixed size.
+
+    Subclasses of these layers keep other states beside, which stay where they are when rows are selected.
+    """
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+    return isinstance(cache, DynamicCache) and all(type(layer) in kinds for layer in cache.layers)
 
 
 def keep_rows(cache: Any, rows: torch.Tensor) -> None:

@@ -26,11 +26,11 @@ def make_chunks(jobs: Sequence[Job], longest: int, max_length: int | None, chunk
     """The places of each chunk's jobs.
 
     Greedy jobs have chunks of their own. Prompts of similar length share a chunk, and equal prompts are neighbours. A
-    chunk has at most `chunk_size` jobs, and fewer where their prompts are much longer than the others': padded, it
-    holds at most one and a half times as many tokens as `chunk_size` jobs of average length.
+    chunk has at most `chunk_size` jobs, and fewer where their prompts are much longer than the others': of several
+    jobs, padded, it holds at most one and a half times as many tokens as `chunk_size` jobs of average length.
 
-    A model may have no embedding for a position behind its context. So no row of a chunk may go on longer than one
-    that the context cuts off: such rows share a chunk with their likes only.
+    A model may have no embedding for a position behind its context. So rows that the context cuts off share a chunk
+    with their likes only: no other goes on behind them.
 
     Args:
         chunk_size (`int`): largest number of jobs in a chunk; other arguments as of [`length_limits`].

@@ -35,6 +35,7 @@ from transformers import (
 from transformers.generation import GenerationMode
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
+from ..errors import SamplingError
 from .cache import can_drop_rows, keep_rows, make_roomy
 from .jobs import Sample
 from .processors import RowTemperature
@@ -42,14 +43,22 @@ from .stops import StopStrings
 
 # Processors that look for tokens in a row, wherever they stand.
 BY_CONTENT = (RepetitionPenaltyLogitsProcessor, NoRepeatNGramLogitsProcessor, SequenceBiasLogitsProcessor)
+# Options for which something is kept for each row of `generate`'s inputs, with the values that do nothing.
+PER_ROW: dict[str, tuple[Any, ...]] = {
+    "guidance_scale": (None, 1),
+    "encoder_repetition_penalty": (None, 1),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "prefill_chunk_size": (None,),
+}
 DROPPED_AT = 1 / 8  # the share of ended rows at which they leave: leaving copies the cache of the others
 
 
 def takes_the_loop(config: GenerationConfig, model: Any) -> bool:
     """Whether the loop decodes what this config asks for; `generate` has loops of its own for the rest.
 
-    Those are: beams, assisted decoding, guidance, SynthID's watermarks (they keep a state per row), caches that have a
-    fixed size or are switched off, prompt tuning, models with a `generate` of their own, and models that are sharded
+    Those are: beams, assisted decoding; caches that have a fixed size, are moved to the CPU, or are switched off;
+    prompts computed in chunks; processors that keep something for each row (guidance, SynthID's watermarks, those of
+    `encoder_*`); prompt tuning and activated LoRAs; models with a `generate` of their own, and models that are sharded
     over processes.
     """
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -61,9 +70,14 @@ def takes_the_loop(config: GenerationConfig, model: Any) -> bool:
         return False
     if full.use_cache is False or full.cache_implementation not in (None, "dynamic", "dynamic_full"):
         return False
-    if full.guidance_scale not in (None, 1) or isinstance(full.watermarking_config, SynthIDTextWatermarkingConfig):
+    if isinstance(full.watermarking_config, SynthIDTextWatermarkingConfig):
         return False
-    if isinstance(model, PeftModel) and any(item.is_prompt_learning for item in model.peft_config.values()):
+    if any(getattr(full, name, None) not in neutral for name, neutral in PER_ROW.items()):
+        return False
+    if isinstance(model, PeftModel) and any(
+        item.is_prompt_learning or getattr(item, "alora_invocation_tokens", None)
+        for item in model.peft_config.values()
+    ):
         return False
     return not is_deepspeed_zero3_enabled() and not is_fsdp_managed_module(model)
 
@@ -78,6 +92,7 @@ class DecodingLoop:
         seeds (`Sequence[int]`, *optional*): of the rows' generators; `None`: greedy.
         temperature (`RowTemperature`, *optional*): the processor that was given to `generate`, for all rows.
         stops (`StopStrings`, *optional*): strings that end a row.
+        rooms (`Sequence[float]`, *optional*): tokens behind each row's prompt for which the model has positions.
     """
 
     def __init__(
@@ -89,6 +104,7 @@ class DecodingLoop:
         seeds: Sequence[int] | None = None,
         temperature: RowTemperature | None = None,
         stops: StopStrings | None = None,
+        rooms: Sequence[float] | None = None,
     ):
         self.prompt_of_row = list(prompt_of_row)
         self.limits_B = np.array(limits)
@@ -96,6 +112,8 @@ class DecodingLoop:
         self.numbers_BT = None if seeds is None else _numbers(seeds, limits)
         self.temperature = temperature
         self.stops = stops
+        self.rooms_B = np.array([np.inf] * len(limits) if rooms is None else rooms)
+        self.vocabulary = 0  # known with the first scores
         self.tokens_BT = np.zeros((len(limits), max(limits)), dtype=np.int64)
         self.lengths_B = np.zeros(len(limits), dtype=np.int64)
         self.stopped_B = np.zeros(len(limits), dtype=bool)  # by a stop string
@@ -127,7 +145,10 @@ class DecodingLoop:
             batch.forward(is_first=True)
         alive_B, is_done_B = np.arange(len(self.ended_B)), np.zeros(len(self.ended_B), dtype=bool)
         for step in range(self.tokens_BT.shape[1]):
-            tokens_B = self._choose(batch.scores(), alive_B, step)
+            scores_BV = batch.scores()
+            self.vocabulary = scores_BV.shape[1]
+            tokens_B = self._choose(scores_BV, alive_B, step)
+            del scores_BV
             done_B = torch.from_numpy(is_done_B).to(tokens_B.device)
             batch.append(tokens_B.masked_fill(done_B, generation_config.pad_token_id))
             stopped_B = stopping_criteria(batch.input_ids, None)
@@ -135,7 +156,8 @@ class DecodingLoop:
             is_done_B |= self.ended_B[alive_B] | (self.limits_B[alive_B] <= step + 1) | stopped_B.cpu().numpy()
             if is_done_B.all():
                 break
-            if can_drop and is_done_B.mean() >= DROPPED_AT:
+            leave_now = is_done_B.mean() >= DROPPED_AT or (self.rooms_B[alive_B[is_done_B]] <= step + 1).any()
+            if can_drop and leave_now:
                 kept = np.flatnonzero(~is_done_B)
                 alive_B, is_done_B = alive_B[kept], is_done_B[kept]
                 rows = torch.from_numpy(kept).to(input_ids.device)
@@ -161,11 +183,17 @@ class DecodingLoop:
     def _record(self, alive_B: np.ndarray, is_done_B: np.ndarray, step: int, tokens_B: np.ndarray) -> None:
         """Write down the tokens of the rows that go on, and which of these rows end with them."""
         rows, tokens = alive_B[~is_done_B], tokens_B[~is_done_B]
+        if (tokens >= self.vocabulary).any():
+            raise SamplingError(
+                "the model's logits are NaN or infinite, so no token can be drawn: look at its weights (a learning "
+                "rate that is too high?) and its precision (fp16 overflows where bf16 does not)"
+            )
         self.tokens_BT[rows, step] = tokens
         self.lengths_B[rows] = step + 1
         self.ended_B[rows] = np.isin(tokens, self.eos_token_ids)
         if self.stops is not None:
-            for row in rows[~self.ended_B[rows]].tolist():
+            # EOS follows a stop string; where the context has no room for it, the row counts as cut off.
+            for row in rows[~self.ended_B[rows] & (self.rooms_B[rows] > step + 1)].tolist():
                 self.stopped_B[row] = self.stops.end(self.prompt_of_row[row], self.tokens_BT[row, : step + 1].tolist())
             self.ended_B |= self.stopped_B
 
@@ -210,7 +238,7 @@ class _Batch:
     def scores(self) -> torch.Tensor:
         """Scores of every row's next token in fp32, (B, V): the logits after all logits processors."""
         scores_BV = self.logits_BV.to(torch.float32, copy=True)
-        self.logits_BV = scores_BV[:, :0]  # they are not needed any more, and large
+        self.logits_BV = scores_BV.new_empty(len(scores_BV), 0)  # they are not needed any more, and large
         for processor in self.processors:
             if not isinstance(processor, BY_CONTENT):
                 scores_BV = processor(self.input_ids, scores_BV)
@@ -241,13 +269,21 @@ def draw(scores_BV: torch.Tensor, numbers_B: torch.Tensor) -> torch.Tensor:
     Args:
         scores_BV (`float32`): logits, -inf for what is excluded; changed in place.
         numbers_B (`float32`): one number of [0, 1) per row.
+
+    Returns:
+        `int64` (B,): the tokens; V where the scores are NaN, infinite, or all excluded.
     """
     scores_BV -= scores_BV.amax(dim=-1, keepdim=True)
-    cumulative_BV = scores_BV.exp_().cumsum(dim=-1)
+    masses_BV = scores_BV.exp_()
+    cumulative_BV = masses_BV.cumsum(dim=-1)
     # The largest number below 1, 1 - 2^-24, times the total is rounded to less than the total. So a token is always
-    # found, and never one that is excluded: its probability adds nothing.
+    # found, and on the CPU never one that is excluded: its mass adds nothing.
     wanted_B1 = numbers_B[:, None] * cumulative_BV[:, -1:]
-    return torch.searchsorted(cumulative_BV, wanted_B1, right=True)[:, 0]
+    tokens_B1 = torch.searchsorted(cumulative_BV, wanted_B1, right=True)
+    if scores_BV.device.type != "cpu":  # sums in parallel need not grow from each token to the next
+        found_B1 = masses_BV.gather(1, tokens_B1.clamp(max=masses_BV.shape[1] - 1))
+        tokens_B1 = torch.where(found_B1 == 0, masses_BV.argmax(dim=-1, keepdim=True), tokens_B1)
+    return tokens_B1[:, 0]
 
 
 def _numbers(seeds: Sequence[int], limits: Sequence[int]) -> torch.Tensor:

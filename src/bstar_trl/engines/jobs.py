@@ -24,7 +24,8 @@ class Job:
             one.
         temperature (`float`): 0 means greedy.
         seed (`int`): below 2^63.
-        max_new_tokens (`int`, *optional*): largest length of the sample, EOS included; None: the engine's default.
+        max_new_tokens (`int`, *optional*): largest length of the sample, its EOS included, but not one that follows a
+            stop string; None: the engine's default.
     """
 
     prompt_ids: Sequence[int]

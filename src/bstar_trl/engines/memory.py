@@ -7,6 +7,14 @@ import gc
 import psutil
 import torch
 
+SIGNS = (  # in messages of plain errors
+    "can't allocate memory",
+    "not enough memory",
+    "MPS backend out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that a new tensor may take; `None`: this kind of device does not tell."""
@@ -31,5 +39,4 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error of torch says that memory ran out, on whatever device."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    text = str(error)  # the CPU's allocator and MPS raise plain errors
-    return "can't allocate memory" in text or "not enough memory" in text or "MPS backend out of memory" in text
+    return any(sign in str(error) for sign in SIGNS)

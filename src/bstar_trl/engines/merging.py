@@ -7,12 +7,15 @@ to a copy of the weights once. The model itself is not touched.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
+import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
@@ -34,7 +37,9 @@ def as_merge(value: Any) -> Merge:
     """
     merge = MERGE.get(str(value).lower())
     if merge is None:
-        raise ConfigurationError(f"merge_for_sampling must be 'auto', 'always' or 'never', got {value!r}")
+        raise ConfigurationError(
+            f"merge_for_sampling must be 'auto', 'always' (or True) or 'never' (or False), got {value!r}"
+        )
     return merge
 
 
@@ -61,27 +66,33 @@ def merged(
     if merge == "never" or not any(_is_open(layer) for layer in layers):
         yield model
         return
-    obstacle = next(filter(None, map(_obstacle, layers)), None)
-    if len({parameter.device for parameter in model.parameters()}) > 1:
-        obstacle = "its weights are on several devices"
-    if obstacle and merge == "always":
-        raise UnsupportedOptionError(f"merge_for_sampling='always' cannot be done: {obstacle}. Set it to 'auto'")
     device = next(model.parameters()).device
-    if merge == "auto":
-        needed, free = _copied_bytes(model, layers, dtype), free_memory(device)
-        if not obstacle and (free is None or needed > SHARE_OF_FREE * free):
-            left = "unknown" if free is None else f"{free / 2**30:.1f} GiB"
-            obstacle = f"a merged copy takes {needed / 2**30:.1f} GiB, and the free memory is {left}"
-        if obstacle:
-            logger.info("Sampling with unmerged adapters: %s.", obstacle)
-            yield model
-            return
-    merged_model = _merged_copy(model, layers, dtype)
+    obstacle = _obstacle_of(model, layers) or (_lack_of_memory(model, layers, dtype) if merge == "auto" else None)
+    merged_model = None
+    if obstacle is None:
+        try:
+            merged_model = _merged_copy(model, layers, dtype)
+        except (
+            NotImplementedError,
+            RuntimeError,
+        ) as error:  # peft's, of an adapter that it cannot merge, or of memory
+            obstacle = str(error)
+    if merged_model is None:
+        if merge == "always":
+            raise UnsupportedOptionError(f"merge_for_sampling='always' cannot be done: {obstacle}. Set it to 'auto'")
+        _say_once(f"Sampling with unmerged adapters, which is slower: {obstacle}.")
+        yield model
+        return
     try:
         yield merged_model
     finally:
         del merged_model
         free_cached_memory(device)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _merged_copy(
@@ -94,10 +105,10 @@ def _merged_copy(
     with torch.no_grad():
         memo |= {key: _own_layer(base, model) for key, base in bases.items()}
         result = copy.deepcopy(model, memo)
-        for module in result.modules():
+        for outer in _outer_models(result):
             # What TRL and accelerate wrap around a model's own `forward` calls the model, not the copy. Sampling needs
             # no fused likelihood, and mixed precision is the caller's.
-            vars(module).pop("forward", None)
+            vars(outer).pop("forward", None)
         for layer in [module for module in result.modules() if isinstance(module, BaseTunerLayer)]:
             if _is_open(layer):
                 _merge(layer)
@@ -115,7 +126,7 @@ def _own_layer(base: torch.nn.Module, model: torch.nn.Module) -> torch.nn.Module
     if not _is_4_bit(base):
         return copy.deepcopy(base)
     weight = dequantize_module_weight(base).to(_precision(model))
-    layer = torch.nn.Linear(1, 1, bias=False)
+    layer = torch.nn.Linear(1, 1, bias=False, device="meta")  # which draws no random numbers
     layer.out_features, layer.in_features = weight.shape
     layer.weight = torch.nn.Parameter(weight, requires_grad=False)
     layer.bias = base.bias  # type: ignore[assignment]
@@ -145,6 +156,35 @@ def _is_open(layer: BaseTunerLayer) -> bool:
     return not (layer.merged or layer.disable_adapters) and any(name in adapters for name in layer.active_adapters)
 
 
+def _outer_models(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """A model, and what a `PeftModel` wraps."""
+    return [model, model.get_base_model()] if isinstance(model, PeftModel) else [model]
+
+
+def _obstacle_of(model: torch.nn.Module, layers: Sequence[BaseTunerLayer]) -> str | None:
+    """Why a model cannot be copied with its adapters merged, if so."""
+    if len({parameter.device for parameter in model.parameters()}) > 1:
+        return "the weights are on several devices"
+    outer = _outer_models(model)
+    for name, module in model.named_modules():
+        replaced = vars(module).get("forward")
+        # A closure calls what it was made of; methods and partial functions are copied with the module.
+        if replaced is None or module in outer or isinstance(replaced, types.MethodType | functools.partial):
+            continue
+        if any(isinstance(part, BaseTunerLayer) for part in module.modules()):
+            return f"the forward of {name} was replaced by another library"
+    return next(filter(None, map(_obstacle, layers)), None)
+
+
+def _lack_of_memory(model: torch.nn.Module, layers: Sequence[BaseTunerLayer], dtype: torch.dtype | None) -> str | None:
+    needed, free = _copied_bytes(model, layers, dtype), free_memory(next(model.parameters()).device)
+    if free is None:
+        return "how much memory is free is unknown"
+    if needed <= SHARE_OF_FREE * free:
+        return None
+    return f"a merged copy takes {needed / 2**30:.1f} GiB, more than {SHARE_OF_FREE:.0%} of the free memory"
+
+
 def _obstacle(layer: BaseTunerLayer) -> str | None:
     """Why a layer's adapter cannot be merged into a copy of its weights, if so."""
     base: Any = layer.get_base_layer()
@@ -159,7 +199,8 @@ def _obstacle(layer: BaseTunerLayer) -> str | None:
         return None if isinstance(layer, LoraLayer) and not special else f"{name} cannot be merged into 4-bit weights"
     if unmergeable := sorted(item for item in variants if not item.startswith("Dora")):
         return f"peft cannot merge adapters of the kind {unmergeable[0]}"
-    if not all(tensor.is_floating_point() for tensor in base.parameters()) or not list(base.parameters()):
+    weights = list(base.parameters())
+    if not weights or not all(item.is_floating_point() and item.dtype.itemsize > 1 for item in weights):
         return f"the weights of {type(base).__name__} are quantised"
     return None
 

@@ -22,8 +22,9 @@ class StopStrings:
         self.strings = list(strings)
         longest = max(map(len, self.strings))
         self.window = 4 * longest + 4  # tokens: a character takes up to four, one per byte
-        self.begun = [list(prompt[-longest:]) for prompt in prompts]
-        self.borders = [len(tokenizer.decode(tokens)) for tokens in self.begun]
+        self.begun = [list(prompt[-self.window :]) for prompt in prompts]
+        # A prompt may end within a character, which then belongs to the response.
+        self.borders = [len(tokenizer.decode(tokens).rstrip("\ufffd")) for tokens in self.begun]
 
     def end(self, prompt: int, tokens: Sequence[int]) -> bool:
         """Whether a stop string ends in the last of these tokens, which follow the prompt at place `prompt`.

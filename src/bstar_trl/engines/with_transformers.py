@@ -40,13 +40,13 @@ class TransformersEngine:
         batch_size (`int`): samples drawn at once.
         stop (`Sequence[str]`): strings that end a response, as EOS does.
         max_new_tokens (`int`): largest length of a sample whose job sets none.
-        merge_for_sampling (`str`): of a model with adapters: whether to sample from a copy in which they are merged:
-            `"always"`, `"never"`, or `"auto"`: where they can be, and memory allows it. The model itself stays as it
+        merge_for_sampling (`str`): `"always"` samples a model with adapters from a copy in which they are merged,
+            `"auto"` where they can be merged and memory allows it, `"never"` in no case. The model itself stays as it
             is.
 
     Raises:
-        ConfigurationError: the model cannot be loaded or is not a causal language model, its tokenizer has no EOS, or
-            a stop string is empty.
+        ConfigurationError: the model cannot be loaded or is not a causal language model, its tokenizer has no EOS, a
+            stop string is empty, or another argument is outside its range.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class TransformersEngine:
     ):
         if batch_size < 1:
             raise ConfigurationError(f"batch_size must be at least 1, got {batch_size}")
+        self.merge_for_sampling = as_merge(merge_for_sampling)
         self.stop = checked_stop(stop)
         name = model if isinstance(model, str) else model.name_or_path
         missing: list[str] = []
@@ -81,18 +82,21 @@ class TransformersEngine:
         self.tokenizer = checked_tokenizer(tokenizer)
         self.model = model
         self.batch_size = batch_size
-        self.merge_for_sampling = as_merge(merge_for_sampling)
         self.max_length = context_length(model)
         kwargs = UNFILTERED | {"max_new_tokens": max_new_tokens} | ({"stop_strings": list(stop)} if stop else {})
         self._chunked = ChunkedGenerate(self.tokenizer, kwargs, eos_token_ids(self.tokenizer, model), self.max_length)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[list[int], list[Sample]]]:
         """Sample chunk by chunk; the model's mode and the global random state do not change."""
+        if not jobs:
+            return
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.no_grad(), merged(self.model, self.merge_for_sampling) as model:
-                yield from self._chunked.run(model, jobs, self.batch_size)
+            with merged(self.model, self.merge_for_sampling) as model:
+                chunks = self._chunked.run(model, jobs, self.batch_size)
+                del model  # so that a copy is gone once the chunks are
+                yield from chunks
         finally:
             self.model.train(was_training)
 
@@ -111,7 +115,7 @@ class ChunkedGenerate:
         max_length (`int`, *optional*): tokens of prompt and response together, where a response is cut off.
         size_option (`str`): what the user calls the chunk size; for messages.
         autocast (`Callable`): gives a context in which the model is called, of mixed precision. It is entered once per
-            chunk, so that weights in fp32 are cast once per chunk and not at every step.
+            chunk, so that trainable weights in fp32 are cast once per chunk and not at every step.
     """
 
     def __init__(
@@ -133,7 +137,7 @@ class ChunkedGenerate:
         self.kwargs: dict[str, Any] = {"pad_token_id": self.pad_token_id, "eos_token_id": list(eos_token_ids)} | dict(
             kwargs
         )
-        self.kwargs |= {"num_return_sequences": 1}
+        self.kwargs |= {"num_return_sequences": 1, "return_dict_in_generate": False}
         self.eos_token_ids = list(dict.fromkeys([*eos_token_ids, *as_list(self.kwargs["eos_token_id"])]))
         stop = self.kwargs.pop("stop_strings", None) or []
         self.stop_strings: list[str] = [stop] if isinstance(stop, str) else list(stop)
@@ -143,6 +147,7 @@ class ChunkedGenerate:
 
         Raises:
             OutOfMemoryError: a chunk of half the size does not fit into the device's memory either.
+            SamplingError: the model's logits are NaN or infinite.
         """
         chunks = deque(make_chunks(jobs, self._longest, self.max_length, chunk_size))
         halved = False
@@ -212,6 +217,7 @@ class ChunkedGenerate:
             seeds=None if temperature is None else [job.seed for job in jobs],
             temperature=temperature,
             stops=StopStrings(self.tokenizer, self.stop_strings, prompts) if self.stop_strings else None,
+            rooms=None if self.max_length is None else [self.max_length - len(job.prompt_ids) for job in jobs],
         )
         self._call(model, config, prompts, temperature, custom_generate=loop)
         return loop.samples()

@@ -218,7 +218,9 @@ class GenerateEngine:
     def session(self) -> Iterator[None]:
         """Within, the weights stand still: adapters are merged once, into a copy."""
         trainer = self.trainer
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # its weights are in many places
+        if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+            if self.merge == "always":
+                raise UnsupportedOptionError("merge_for_sampling='always' needs a model that is not sharded")
             yield
             return
         policy = trainer.accelerator.unwrap_model(trainer.model)
@@ -235,8 +237,7 @@ class GenerateEngine:
     def _policy(self) -> Iterator[Any]:
         trainer = self.trainer
         if self._merged is not None:
-            with torch.no_grad():
-                yield self._merged
+            yield self._merged
             return
         args: Any = trainer.args
         was_training = trainer.model.training  # type: ignore[union-attr]
@@ -249,7 +250,6 @@ class GenerateEngine:
         arguments = {name: value for name, value in arguments.items() if name in known}
         with (
             trl_models.unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **arguments) as model,
-            torch.no_grad(),
             trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
         ):
             model.eval()  # no dropout while sampling
