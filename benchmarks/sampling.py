@@ -19,8 +19,9 @@ The bars: 3 times as many responses for SmolLM2, 1.3 times for the policy, and n
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import importlib.util
-import resource
 import subprocess
 import sys
 import tempfile
@@ -189,9 +190,18 @@ def print_peak(name: str, kind: str, folder: str | None) -> None:
     engine = TransformersEngine(model, tokenizer, **options)
     run = {"plain": lambda chunk: generate_plainly(model, tokenizer, chunk), "loop": lambda c: sample_with(engine, c)}
     run[kind](jobs[:4])
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what loading has left behind is no room for sampling
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     run[kind](jobs[-case.chunk :])
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) >> 20)
+    print((resident("VmHWM") - before) >> 10)
+
+
+def resident(name: str) -> int:
+    """KiB of this process's memory: now (`VmRSS`), or at most (`VmHWM`)."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1])
 
 
 def main() -> None:
