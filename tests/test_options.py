@@ -859,8 +859,10 @@ def test_router_loss_of_a_mixture_of_experts(tmp_path, model_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="an interpreted kernel cannot be traced")
-def test_compiled_model(tmp_path, model_path):
-    trainer = make_trainer(tmp_path, model_path, torch_compile=True, torch_compile_backend="eager", max_steps=2)
+@pytest.mark.parametrize("adapter", [None, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")])
+def test_compiled_model(tmp_path, model_path, adapter):
+    options = {"torch_compile": True, "torch_compile_backend": "eager", "peft_config": adapter}
+    trainer = make_trainer(tmp_path, model_path, max_steps=2, **options)
     before = weights_of(trainer)
     trainer.train()
     assert not same(weights_of(trainer), before)

@@ -61,6 +61,7 @@ def takes_the_loop(config: GenerationConfig, model: Any) -> bool:
     `encoder_*`); prompt tuning and activated LoRAs; models with a `generate` of their own, and models that are sharded
     over processes.
     """
+    model = getattr(model, "_orig_mod", model)  # of a compiled one, whose `generate` this is
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if type(inner).generate is not GenerationMixin.generate or "generate" in vars(inner) | vars(model):
         return False

@@ -62,16 +62,17 @@ def merged(
     Raises:
         UnsupportedOptionError: `merge` is `"always"`, and there are adapters that cannot be merged.
     """
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    source: torch.nn.Module = getattr(model, "_orig_mod", model)  # of a compiled model
+    layers = [module for module in source.modules() if isinstance(module, BaseTunerLayer)]
     if merge == "never" or not any(_is_open(layer) for layer in layers):
         yield model
         return
-    device = next(model.parameters()).device
-    obstacle = _obstacle_of(model, layers) or (_lack_of_memory(model, layers, dtype) if merge == "auto" else None)
+    device = next(source.parameters()).device
+    obstacle = _obstacle_of(source, layers) or (_lack_of_memory(source, layers, dtype) if merge == "auto" else None)
     merged_model = None
     if obstacle is None:
         try:
-            merged_model = _merged_copy(model, layers, dtype)
+            merged_model = _merged_copy(source, layers, dtype)
         except (
             NotImplementedError,
             RuntimeError,
