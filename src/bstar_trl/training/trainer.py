@@ -76,6 +76,8 @@ class BSTaRTrainer(GRPOTrainer):
         DatasetError: the dataset lacks a reward's column.
         RewardError: a reward function returned no reward; at the first batch that shows it.
         EmptySelectionError: three rounds in a row selected nothing.
+        OutOfMemoryError: half a chunk of responses does not fit into memory.
+        SamplingError: the model's logits are NaN or infinite.
     """
 
     args: BSTaRConfig
