@@ -35,7 +35,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from bstar_trl.engines import Job, TransformersEngine, VLLMEngine, pad_rows
+from bstar_trl.engines import Job, TransformersEngine, pad_rows
 from bstar_trl.testbed import policy_path
 from bstar_trl.testbed.task import make_dataset
 
@@ -165,16 +165,24 @@ def compare(name: str, folder: str | None) -> float:
 
 
 def compare_vllm(name: str, model: Any, tokenizer: Any, jobs: Sequence[Job]) -> None:
+    """Without a seed for each request: in bf16 vLLM's CPU build cannot draw with them."""
+    from vllm import LLM, SamplingParams
+
     with tempfile.TemporaryDirectory() as folder:
         plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
         plain.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        engine = VLLMEngine(folder, max_new_tokens=LONGEST, max_model_len=256, enforce_eager=True)
-        sample_with(engine, jobs[:4])
+        llm = LLM(model=folder, max_model_len=256, enforce_eager=True)
+        prompts: Any = [{"prompt_token_ids": list(job.prompt_ids)} for job in jobs]
+        parameters = [
+            SamplingParams(temperature=job.temperature, max_tokens=job.max_new_tokens or LONGEST) for job in jobs
+        ]
+        llm.generate(prompts[:4], parameters[:4], use_tqdm=False)
         started = time.perf_counter()
-        tokens = sample_with(engine, jobs)
+        outputs = llm.generate(prompts, parameters, use_tqdm=False)
         seconds = time.perf_counter() - started  # its workers are processes of their own
-    print(f"{name:<12}{'vLLM':<8}{len(jobs) / seconds:8.2f}{tokens / seconds:10.0f}")
+    tokens = sum(len(item.outputs[0].token_ids) for item in outputs)
+    print(f"{name:<12}{'vLLM':<8}{len(jobs) / seconds:8.2f}{tokens / seconds:10.0f}", flush=True)
 
 
 def peak_of(name: str, kind: str, folder: str | None) -> int:
