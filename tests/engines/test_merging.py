@@ -215,6 +215,29 @@ def test_adapters_whose_merging_fails_are_sampled_unmerged(monkeypatch, caplog):
         pass
 
 
+def test_memory_that_runs_out_is_a_reason_and_another_failure_is_an_error(monkeypatch, caplog):
+    model = make_lora()
+
+    def fail(error):
+        monkeypatch.setattr(merging, "_merged_copy", lambda *args: (_ for _ in ()).throw(error))
+
+    fail(torch.OutOfMemoryError("CUDA out of memory."))
+    with merged(model) as same:
+        assert same is model
+    assert "memory ran out while the copy was made" in caplog.text
+    fail(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(RuntimeError, match="illegal memory access"), merged(model):
+        pass
+
+
+def test_tied_adapters_are_sampled_unmerged():
+    model = make_lora(
+        make_model(tie_word_embeddings=True), target_modules=["embed_tokens", "lm_head"], ensure_weight_tying=True
+    )
+    with merged(model) as same:
+        assert same is model
+
+
 def test_weights_in_8_bits_of_any_kind_are_not_merged():
     model = make_lora(target_modules=["q_proj"])
     for layer in model.base_model.model.model.layers:

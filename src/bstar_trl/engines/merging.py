@@ -21,7 +21,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 
 from ..errors import ConfigurationError, UnsupportedOptionError
-from .memory import free_cached_memory, free_memory
+from .memory import free_cached_memory, free_memory, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 Merge = Literal["auto", "always", "never"]
@@ -73,11 +73,12 @@ def merged(
     if obstacle is None:
         try:
             merged_model = _merged_copy(source, layers, dtype)
-        except (
-            NotImplementedError,
-            RuntimeError,
-        ) as error:  # peft's, of an adapter that it cannot merge, or of memory
+        except NotImplementedError as error:  # some kinds of adapters find out only when they try
             obstacle = str(error)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            obstacle = "memory ran out while the copy was made"
     if merged_model is None:
         if merge == "always":
             raise UnsupportedOptionError(f"merge_for_sampling='always' cannot be done: {obstacle}. Set it to 'auto'")
@@ -166,6 +167,9 @@ def _obstacle_of(model: torch.nn.Module, layers: Sequence[BaseTunerLayer]) -> st
     """Why a model cannot be copied with its adapters merged, if so."""
     if len({parameter.device for parameter in model.parameters()}) > 1:
         return "the weights are on several devices"
+    configs = getattr(model, "peft_config", {}).values()
+    if any(getattr(config, "ensure_weight_tying", False) for config in configs):
+        return "peft has tied the adapters of embedding and head, which cannot be copied"
     outer = _outer_models(model)
     for name, module in model.named_modules():
         replaced = vars(module).get("forward")
