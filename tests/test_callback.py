@@ -37,6 +37,8 @@ class World:
             rewards_R=correct + scorer,
             correct_R=correct,
             judged_R=np.ones(size, dtype=bool),
+            step_R=1.0 - correct,
+            chance_R=np.zeros(size),
             ended_R=np.ones(size, dtype=bool),
             lengths_R=np.ones(size, dtype=np.int32),
             text_ids_R=self.rng.integers(2**63, size=size).astype(np.uint64),

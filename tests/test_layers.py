@@ -20,10 +20,13 @@ PACKAGE = "bstar_trl"
 # that stand before it, for the type checker too. A new room takes its place here.
 ORDER = [
     "errors",
+    "luck",
     "balance",
     "selection",
     "metrics",
     "records",
+    "search",
+    "allocation",
     "evaluate_metrics",
     "concurrency",
     "answers",
@@ -39,7 +42,8 @@ ORDER = [
     "testbed",
     "cli",
 ]
-LIGHT = {"errors", "balance", "selection", "metrics", "records", "concurrency", "answers", "sandbox"}
+LIGHT = {"errors",
+    "luck", "balance", "selection", "metrics", "records", "concurrency", "answers", "sandbox"}
 HEAVY = {"torch", "trl", "transformers", "accelerate", "peft", "datasets", "vllm"}
 NUMPY_ONLY = {"balance", "selection"}
 # TRL's generation hooks and training internals that have changed between its releases.

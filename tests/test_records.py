@@ -24,6 +24,8 @@ def make_rollouts(query_ids, temperatures=None, first: int = 0) -> Rollouts:
         rewards_R=number / 2,
         correct_R=number % 2 == 0,
         judged_R=number % 3 == 0,
+        step_R=number / 4,
+        chance_R=number / 1000,
         ended_R=number % 5 == 0,
         lengths_R=number.astype(np.int32) + 100,
         text_ids_R=number.astype(np.uint64) + np.uint64(2**63),
@@ -40,6 +42,8 @@ def check_whole_rows(rollouts: Rollouts) -> None:
     np.testing.assert_array_equal(rollouts.rewards_R, number / 2)
     np.testing.assert_array_equal(rollouts.correct_R, number % 2 == 0)
     np.testing.assert_array_equal(rollouts.judged_R, number % 3 == 0)
+    np.testing.assert_array_equal(rollouts.step_R, number / 4)
+    np.testing.assert_array_equal(rollouts.chance_R, number / 1000)
     np.testing.assert_array_equal(rollouts.ended_R, number % 5 == 0)
     np.testing.assert_array_equal(rollouts.lengths_R, number + 100)
     np.testing.assert_array_equal(rollouts.text_ids_R, number.astype(np.uint64) + np.uint64(2**63))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import numbers
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -12,17 +13,26 @@ from typing import Any, Literal
 import numpy as np
 from transformers import IntervalStrategy, TrainerCallback
 
-from .balance import SAME_SCORE, best_threshold, mean_balance_score
+from .allocation import ROUND, Rounds
+from .balance import balance_scores, best_threshold
 from .config import IterationPlan
 from .errors import ConfigurationError
+from .luck import learned_factor, lucky_share, scaled_chance
 from .records import Exploration, Request, Rollouts, Setting, concatenate
+from .search import Observed, Prior, SearchResult, Slice, find_setting
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
+PAPER_TEMPERATURES = DEFAULT_TEMPERATURES
+PAPER_THRESHOLDS = tuple(step / 10 for step in range(-10, 11))
 MOST_PROBE_QUERIES = 600  # the paper's
+PROBE_SHARE = 1 / 8  # of an iteration's queries, at every temperature
+SLICES_SHARE = 1 / 4  # of an iteration's queries, in all
+MUCH_LUCK = 0.2  # share of lucky responses that deserves a warning
 
 SampleRound = Callable[[Sequence[Request]], Rollouts]
+Order = tuple[float, Sequence[int], int]  # temperature, queries, responses to each
 
 
 class BalanceCallback(TrainerCallback):
@@ -30,9 +40,10 @@ class BalanceCallback(TrainerCallback):
     Chooses the sampling temperature and the reward threshold of each iteration: the pair with the largest mean balance
     score (equation 3 of the paper) on responses of the current policy.
 
-    A probe samples a part of the iteration's queries at every temperature; the responses at the chosen one are kept
-    as those queries' exploration. The threshold is then chosen once more on all responses of the iteration. With one
-    temperature nothing is probed; with one threshold besides, this is the static method (Online RFT).
+    The first queries of an iteration are explored at several temperatures, a slice of them at each; their responses
+    are training material like all others. The other queries are explored at the temperature that won, a few responses
+    at a time, until they have what is wanted of them. Right answers that are to be expected by luck do not count. With
+    one temperature nothing is searched; with one threshold besides, this is the static method (Online RFT).
 
     Args:
         temperatures (`float` or `Sequence[float]`, *optional*, defaults to `0.5, 0.6, ..., 1.2`):
@@ -40,21 +51,40 @@ class BalanceCallback(TrainerCallback):
         thresholds (`float` or `Sequence[float]`, *optional*):
             Candidates. `None`: the search is exact, over all thresholds that make a difference.
         num_queries (`int`, *optional*):
-            Queries probed per iteration. `None`: an eighth of the iteration's, at most 600.
+            Queries that the temperature is chosen on. `None`: a quarter of the iteration's for slices; for a grid an
+            eighth, at most 600.
+        search (`str`, *optional*):
+            `"slices"`: each of these queries at one temperature, nothing sampled in vain. `"grid"`: each of them at
+            every temperature, as in the paper; the responses at those that lose are thrown away. `None`: slices, or a
+            grid where an iteration has fewer queries than there are temperatures.
+        allocation (`str`, *optional*, defaults to `"rounds"`):
+            `"rounds"`: the queries after the search are sampled 4 responses at a time, until they have n* good ones
+            (correct, selectable, above the threshold) or had K; an eighth of the queries gets K in any case, to choose
+            the threshold and to measure on. `"fixed"`: K for every query.
+        reinvest (`str`, *optional*):
+            `"hard"`: what rounds save is spent on this iteration's queries that have no good response yet, up to 2 K
+            for each. `None`: it is saved.
+        chance (`float` or `"estimate"`, *optional*, defaults to `"estimate"`):
+            How often a verifier accepts wrong reasoning, in [0, 1). `"estimate"`: what the reward function says
+            (`RewardFn.chance`), and more once the policy was trained on lucky responses. 0: the paper's score.
+        smooth (`bool`, *optional*, defaults to `True`):
+            Share strength between neighbouring temperatures and with the last iteration.
         threshold_on (`str`, *optional*, defaults to `"all"`):
-            Responses that the threshold is chosen on: `"all"` of the iteration, or those of the `"probe"`, as in the
-            paper.
+            Responses that the threshold is chosen on: `"all"` at the temperature that won to queries with K of them,
+            or those of the `"probe"`, as in the paper.
 
     Attributes:
         history (`list[dict[str, float]]`): one entry per iteration under the names of the logs: `balance/score`,
-            `balance/temperature`, `balance/threshold`, `balance/probe_completions`, `balance/probe_seconds`,
-            `balance/extra_completions`.
+            `balance/score_se` (its standard error), `balance/temperature`, `balance/threshold`, `balance/chance`,
+            `balance/probe_completions`, `balance/probe_seconds`, `balance/extra_completions` (sampled and thrown
+            away), `balance/saved_completions` (of K for every query), `select/lucky_share` (estimated).
         setting (`Setting`): the one in force.
 
     A subclass may replace [`explore`] and [`settle`].
 
     Raises:
-        ConfigurationError: an empty grid, a temperature that is not greater than 0, a threshold that is not finite.
+        ConfigurationError: an empty grid, a temperature that is not greater than 0, a threshold that is not finite, a
+            chance outside [0, 1), or a word that an argument does not know.
     """
 
     def __init__(
@@ -63,6 +93,11 @@ class BalanceCallback(TrainerCallback):
         thresholds: float | Sequence[float] | None = None,
         num_queries: int | None = None,
         *,
+        search: Literal["slices", "grid"] | None = None,
+        allocation: Literal["rounds", "fixed"] = "rounds",
+        reinvest: Literal["hard"] | None = None,
+        chance: float | Literal["estimate"] = "estimate",
+        smooth: bool = True,
         threshold_on: Literal["all", "probe"] = "all",
     ):
         self._given_temperatures = None if temperatures is None else _grid("temperatures", temperatures)
@@ -72,17 +107,54 @@ class BalanceCallback(TrainerCallback):
         self.thresholds = None if thresholds is None else _grid("thresholds", thresholds)
         if num_queries is not None and (not isinstance(num_queries, int) or num_queries < 1):
             raise ConfigurationError(f"num_queries must be a whole number of at least 1, got {num_queries}")
-        if threshold_on not in ("all", "probe"):
-            raise ConfigurationError(f"threshold_on must be 'all' or 'probe', got {threshold_on!r}")
         self._given_num_queries = num_queries
-        self.threshold_on = threshold_on
+        self._given_search = _one_of("search", search, (None, "slices", "grid"))
+        self.allocation = _one_of("allocation", allocation, ("rounds", "fixed"))
+        self.reinvest = _one_of("reinvest", reinvest, (None, "hard"))
+        if self.reinvest and self.allocation == "fixed":
+            raise ConfigurationError("reinvest='hard' spends what rounds save: it needs allocation='rounds'")
+        if chance != "estimate" and not (isinstance(chance, numbers.Real) and 0 <= chance < 1):
+            raise ConfigurationError(f"chance must be a number in [0, 1) or 'estimate', got {chance!r}")
+        self.chance = chance
+        self.smooth = smooth
+        self.threshold_on = _one_of("threshold_on", threshold_on, ("all", "probe"))
         self._iteration_steps = 0  # `setup` says how many
         self.history: list[dict[str, float]] = []
+
+    @classmethod
+    def paper(
+        cls,
+        temperatures: float | Sequence[float] | None = PAPER_TEMPERATURES,
+        thresholds: float | Sequence[float] | None = PAPER_THRESHOLDS,
+        num_queries: int | None = None,
+    ) -> BalanceCallback:
+        """The method of the paper (sections 3.3 and 4.1): a probe of the same queries at every temperature, the pair
+        with the highest mean of equation 3 among temperatures 0.5 to 1.2 and thresholds -1 to 1 in steps of 0.1, and K
+        responses for every query.
+
+        Args:
+            temperatures, thresholds, num_queries: as of the class.
+        """
+        return cls(
+            temperatures,
+            thresholds,
+            num_queries,
+            search="grid",
+            allocation="fixed",
+            chance=0.0,
+            smooth=False,
+            threshold_on="probe",
+        )
 
     @property
     def probes(self) -> bool:
         """Whether there is more than one temperature to choose from."""
         return self._given_temperatures is not None and len(self._given_temperatures) > 1
+
+    @property
+    def estimates_chance(self) -> bool:
+        """Whether the trainer has to find out how often verifiers accept wrong reasoning."""
+        return self.chance == "estimate"
 
     def setup(self, plan: IterationPlan, *, num_generations: int, temperature: float, seed: int) -> None:
         """Called by the trainer, before any weight is loaded, with the numbers of an iteration.
@@ -92,13 +164,27 @@ class BalanceCallback(TrainerCallback):
             num_generations (`int`): K, responses per query.
             temperature (`float`): `args.temperature`, which the first iteration falls back to.
             seed (`int`): of the samples.
+
+        Raises:
+            ConfigurationError: the search wants more queries than an iteration has, or slices fewer queries than there
+                are temperatures.
         """
         self.temperatures = self._given_temperatures or (float(temperature),)
-        self.num_queries = self._given_num_queries or min(MOST_PROBE_QUERIES, math.ceil(plan.num_queries / 8))
-        if self.num_queries > plan.num_queries:
+        most, needed = plan.num_queries, len(self.temperatures)
+        self.search = self._given_search or ("slices" if most >= needed else "grid")
+        self.num_even = min(MOST_PROBE_QUERIES, math.ceil(most * PROBE_SHARE))
+        usual = (
+            min(most, max(math.ceil(most * SLICES_SHARE), 2 * needed)) if self.search == "slices" else self.num_even
+        )
+        self.num_queries = self._given_num_queries or usual
+        if self.num_queries > most:
             raise ConfigurationError(
-                f"num_queries of the probe must be in 1..{plan.num_queries} (queries_per_iteration), got "
-                f"{self.num_queries}"
+                f"num_queries of the search must be in 1..{most} (queries_per_iteration), got {self.num_queries}"
+            )
+        if self.probes and self.search == "slices" and self.num_queries < needed:
+            raise ConfigurationError(
+                f"search='slices' needs a query for each of {needed} temperatures, got num_queries={self.num_queries}"
+                ": give it more queries or fewer temperatures, or use search='grid'"
             )
         self.num_generations = num_generations
         self.target = plan.target
@@ -108,59 +194,167 @@ class BalanceCallback(TrainerCallback):
             temperature=self.temperatures[0] if len(self.temperatures) == 1 else float(temperature),
             threshold=self.thresholds[0] if self.thresholds is not None and len(self.thresholds) == 1 else 0.0,
         )
+        self._prior: Prior | None = None
+        self._trained_share: float | None = None  # of lucky responses in the last selection, estimated
+        self._factor: float | None = None  # of the odds of luck in this iteration
         self._rng = np.random.default_rng([seed, 1])
+
+    # ------------------------------------------------------------------ exploring
 
     def explore(self, sample: SampleRound, queries: Sequence[int]) -> Exploration:
         """Sample the iteration's responses, and find the temperature meanwhile.
 
         Args:
-            sample: takes requests, returns their scored responses; one call is one submission to the engine.
+            sample: takes requests, returns their scored responses; one call is one submission to the engine. Where
+                several processes train together, its `agree(value)` returns what the main process says.
             queries (`Sequence[int]`): the ids of the iteration's queries, in their seeded order.
 
         Returns:
-            `Exploration`: K responses for each query at the temperature that won, without the probe's responses at
-            the other temperatures; and what the probe found and cost. A subclass may return bare `Rollouts`.
+            `Exploration`: the responses to select from, and what the search found and cost. A subclass may return
+            bare `Rollouts`.
         """
+        self._factor = None
+        agree = getattr(sample, "agree", _as_it_is)
+
+        def ask(*orders: Order) -> Rollouts:
+            return self._with_chance(sample([self._request(*order) for order in orders if order[1]]))
+
+        kept, temperature, threshold, figures = self._find_temperature(ask, agree, queries)
+        explored = set() if kept is None else set(kept.query_ids_R.tolist())
+        rest = [query for query in queries if query not in explored]
+        num_even = len(rest) if self.allocation == "fixed" else self.num_even
+        in_rounds, size = rest[num_even:], min(ROUND, self.num_generations)
+        parts = [] if kept is None else [kept]
+        if rest:
+            parts.append(ask((temperature, rest[:num_even], self.num_generations), (temperature, in_rounds, size)))
+        begun = concatenate(parts)
+        first = begun.at(temperature)
+        even = first.take(~np.isin(first.query_ids_R, in_rounds))
+        if self.threshold_on == "all" or threshold is None:
+            threshold = agree(self._best_threshold(even))[0]
+        rounds = Rounds(begun, lambda who, n: ask((temperature, who, n)), agree, threshold=threshold)
+        most = self.num_generations
+        rounds.until_good(in_rounds, wanted=math.ceil(self.target), tries=size, most=most)
+        if self.reinvest == "hard":
+            saved = len(queries) * most - len(rounds.rollouts)
+            hard = [query for query, good in zip(queries, rounds.num_good(queries), strict=True) if not good]
+            rounds.until_good(hard, wanted=1, tries=most, most=2 * most, budget=saved)
+        figures["balance/saved_completions"] = float(len(queries) * most - len(rounds.rollouts))
+        return Exploration(rounds.rollouts, temperature, threshold, figures, even, first)
+
+    def _find_temperature(
+        self, ask: Callable[..., Rollouts], agree: Callable[[Any], Any], queries: Sequence[int]
+    ) -> tuple[Rollouts | None, float, float | None, dict[str, float]]:
+        """Responses worth keeping, the temperature, the threshold that goes with it, and what the search cost."""
         if len(self.temperatures) == 1:
-            temperature = self.temperatures[0]
-            return Exploration(sample([self._request(queries, temperature)]), temperature)
+            return None, self.temperatures[0], None, {}
         started = time.perf_counter()
-        probe_queries, others = queries[: self.num_queries], queries[self.num_queries :]
-        probed = sample([self._request(probe_queries, temperature) for temperature in self.temperatures])
-        best = self._best_of(probed)
+        probed: list[Rollouts] = []
+
+        def observe(slices: Sequence[Slice]) -> list[Observed]:
+            k = self.num_generations
+            probed.append(ask(*((temperature, [queries[place] for place in who], k) for temperature, who in slices)))
+            grids = [probed[0].at(temperature).grids for temperature, _ in slices]
+            return [
+                Observed(item.rewards_NK, item.correct_NK, item.selectable_NK, item.chance_N, item.step_NK)
+                for item in grids
+            ]
+
+        in_slices = self.search == "slices"
+        result: SearchResult = find_setting(
+            observe,
+            self.temperatures,
+            num_queries=self.num_queries,
+            num_generations=self.num_generations,
+            target=self.target,
+            budget=self.num_queries * self.num_generations * (1 if in_slices else len(self.temperatures)),
+            disjoint=in_slices,
+            thresholds=self.thresholds,
+            rng=self._rng,
+            prior=self._prior,
+            smooth=self.smooth,
+        )
+        result = agree(result)
         figures = {
-            "balance/probe_completions": float(len(probed)),
+            "balance/probe_completions": float(result.completions),
             "balance/probe_seconds": time.perf_counter() - started,
         }
-        kept = probed.at(best.temperature)
-        if not len(kept):  # the previous temperature stays in force, and the probe did not try it
-            others = queries
-        parts = [kept] if len(kept) else []
-        if others:
-            parts.append(sample([self._request(others, best.temperature)]))
-        return Exploration(concatenate(parts), best.temperature, best.threshold, figures)
+        temperature, threshold = result.setting.temperature, result.setting.threshold
+        if result.setting.score > 0:
+            self._prior = result.prior
+        else:
+            temperature, threshold = self.setting.temperature, self.setting.threshold
+            logger.warning(
+                "No temperature (%s) scores above 0 on %d queries; the previous setting, T = %g, is kept.",
+                ", ".join(f"{value:g}" for value in self.temperatures),
+                self.num_queries,
+                temperature,
+            )
+        kept = probed[0] if in_slices else probed[0].at(temperature)
+        return (kept if len(kept) else None), temperature, threshold, figures
+
+    def _with_chance(self, rollouts: Rollouts) -> Rollouts:
+        """The same, with the chance that is in force; the first responses of an iteration tell what was learned."""
+        if not self.estimates_chance:
+            return dataclasses.replace(rollouts, chance_R=np.full(len(rollouts), float(self.chance)))
+        if self._factor is None:
+            grids = rollouts.grids
+            self._factor = learned_factor(
+                grids.chance_N, grids.correct_NK, grids.selectable_NK, trained_share=self._trained_share
+            )
+        return dataclasses.replace(rollouts, chance_R=scaled_chance(rollouts.chance_R, self._factor))
+
+    def _request(self, temperature: float, queries: Sequence[int], n: int) -> Request:
+        seed = int(self._rng.integers(2**31))
+        return Request(tuple(queries), temperature, n, seed)
+
+    # ------------------------------------------------------------------ settling
 
     def settle(self, exploration: Exploration | Rollouts) -> Setting:
         """The iteration's setting: the temperature of the exploration, and the threshold chosen on its responses."""
         exploration = Exploration.of(exploration)
-        rollouts, temperature = exploration.rollouts, exploration.temperature
+        rollouts, temperature = exploration.evenly_sampled, exploration.temperature
         if self.threshold_on == "probe" and exploration.threshold is not None:
-            grids = rollouts.grids
             threshold = exploration.threshold
-            score = mean_balance_score(
-                grids.rewards_NK, grids.correct_NK, self.target, threshold, selectable_NK=grids.selectable_NK
-            )
         else:
-            threshold, score = self._best_threshold(rollouts)
+            threshold = self._best_threshold(rollouts)[0]
+        score = float(self._scores(rollouts, threshold).mean()) if len(rollouts) else 0.0
         if score <= 0:
-            threshold = self.setting.threshold
             logger.warning(
-                "No threshold scores above 0 at temperature %g; the previous threshold, %g, is kept.",
-                temperature,
-                threshold,
+                "No threshold scores above 0 at temperature %g; the threshold is %g.", temperature, threshold
             )
         self.setting = Setting(temperature, threshold, score)
         return self.setting
+
+    def _best_threshold(self, rollouts: Rollouts) -> tuple[float, float]:
+        """The best threshold and its score. If luck explains every correct response, they are trained on all the same:
+        the threshold is then the paper's. If none is correct, the previous one is kept."""
+        if not len(rollouts):
+            return self.setting.threshold, 0.0
+        grids = rollouts.grids
+        for luck in (grids.luck, {}):
+            threshold, score = best_threshold(
+                grids.rewards_NK,
+                grids.correct_NK,
+                self.target,
+                selectable_NK=grids.selectable_NK,
+                thresholds=self.thresholds,
+                **luck,
+            )
+            if score > 0:
+                return threshold, 0.0 if not luck else score
+        return self.setting.threshold, 0.0
+
+    def _scores(self, rollouts: Rollouts, threshold: float) -> np.ndarray:
+        grids = rollouts.grids
+        return balance_scores(
+            grids.rewards_NK,
+            grids.correct_NK,
+            self.target,
+            threshold,
+            selectable_NK=grids.selectable_NK,
+            **grids.luck,
+        )
 
     def record(self, setting: Setting, exploration: Exploration, num_sampled: int) -> dict[str, float]:
         """Add an iteration to the history; called by the trainer once its selection is made.
@@ -172,17 +366,35 @@ class BalanceCallback(TrainerCallback):
         """
         setting = Setting(float(setting.temperature), float(setting.threshold), float(setting.score))
         self.setting = setting
+        grids, even = exploration.rollouts.grids, exploration.evenly_sampled
+        scores = self._scores(even, setting.threshold)
+        share = lucky_share(grids.rewards_NK, grids.correct_NK, grids.selectable_NK, setting.threshold, **grids.luck)
+        self._trained_share = share
         entry = {
             "balance/score": setting.score,
+            "balance/score_se": float(scores.std(ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else 0.0,
             "balance/temperature": setting.temperature,
             "balance/threshold": setting.threshold,
+            "balance/chance": float(even.grids.chance_N.mean()),
             "balance/probe_completions": 0.0,
             "balance/probe_seconds": 0.0,
+            "balance/saved_completions": 0.0,
             **{name: float(value) for name, value in exploration.figures.items()},
             "balance/extra_completions": float(num_sampled - len(exploration.rollouts)),
+            "select/lucky_share": share,
         }
+        if share > MUCH_LUCK and all(item["select/lucky_share"] <= MUCH_LUCK for item in self.history):
+            logger.warning(
+                "About %.0f %% of the correct responses above the threshold are right by luck: wrong reasoning that "
+                "ends on the right answer. Add a reward that reads the reasoning (such as ProcessReward), ask for "
+                "answers that are harder to guess, or try lower temperatures. Later iterations do not repeat this; "
+                "select/lucky_share tells.",
+                100 * share,
+            )
         self.history.append(entry)
         return entry
+
+    # ------------------------------------------------------------------ what the training loop sees
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse another trainer, which would never ask for a temperature."""
@@ -195,10 +407,13 @@ class BalanceCallback(TrainerCallback):
             control.should_log = True
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: history, setting, and the generator that seeds the samples."""
+        """What a resumed run needs: history, setting, what the search and the luck remember, and the generator that
+        seeds the samples."""
         return {
             "history": [dict(entry) for entry in self.history],
             "setting": dataclasses.asdict(self.setting),
+            "prior": None if self._prior is None else dataclasses.asdict(self._prior),
+            "trained_share": self._trained_share,
             "rng": self._rng.bit_generator.state,
         }
 
@@ -206,36 +421,21 @@ class BalanceCallback(TrainerCallback):
         """Continue where `state` was taken."""
         self.history = [dict(entry) for entry in state["history"]]
         self.setting = Setting(**state["setting"])
+        prior = state.get("prior")  # checkpoints of earlier versions have none
+        self._prior = None if prior is None else Prior(**prior)
+        self._trained_share = state.get("trained_share")
         self._rng.bit_generator.state = state["rng"]
 
-    def _request(self, queries: Sequence[int], temperature: float) -> Request:
-        seed = int(self._rng.integers(2**31))
-        return Request(tuple(queries), temperature, self.num_generations, seed)
 
-    def _best_threshold(self, rollouts: Rollouts) -> tuple[float, float]:
-        grids = rollouts.grids
-        return best_threshold(
-            grids.rewards_NK,
-            grids.correct_NK,
-            self.target,
-            selectable_NK=grids.selectable_NK,
-            thresholds=self.thresholds,
-        )
+def _as_it_is(value: Any) -> Any:
+    """The decision of a process that trains alone."""
+    return value
 
-    def _best_of(self, probed: Rollouts) -> Setting:
-        """The best pair on the probe: of equal scores the lowest temperature, of none the previous setting."""
-        best = Setting(self.setting.temperature, self.setting.threshold, 0.0)
-        for temperature in self.temperatures:
-            threshold, score = self._best_threshold(probed.at(temperature))
-            if score > best.score + SAME_SCORE:
-                best = Setting(temperature, threshold, score)
-        if best.score <= 0:
-            logger.warning(
-                "The probe found no correct response at any temperature (%s); the previous setting, T = %g, is kept.",
-                ", ".join(f"{value:g}" for value in self.temperatures),
-                best.temperature,
-            )
-        return best
+
+def _one_of(name: str, value: Any, known: tuple[Any, ...]) -> Any:
+    if value not in known:
+        raise ConfigurationError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
+    return value
 
 
 def _grid(name: str, values: float | Sequence[float]) -> tuple[float, ...]:

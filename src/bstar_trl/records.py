@@ -111,6 +111,8 @@ class Grids:
         selectable_NK (`bool`): the response ended by itself, could be judged, and is the first with its text among
             those of its query; False fills up.
         text_ids_NK (`uint64`): equal for equal texts.
+        step_NK (`float64`): what the total of a wrong response would gain had the verifier accepted it; 0 fills up.
+        chance_N (`float64`): how often the query's verifier accepts wrong reasoning.
     """
 
     index_NK: np.ndarray
@@ -118,6 +120,13 @@ class Grids:
     correct_NK: np.ndarray
     selectable_NK: np.ndarray
     text_ids_NK: np.ndarray
+    step_NK: np.ndarray
+    chance_N: np.ndarray
+
+    @property
+    def luck(self) -> dict[str, np.ndarray]:
+        """What the balance score takes into account as luck, by the names of its arguments."""
+        return {"chance": self.chance_N, "step_if_correct": self.step_NK}
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,9 @@ class Rollouts:
         rewards_R (`float64`): total reward: the weighted sum over the reward functions, `None` counting as 0.
         correct_R (`bool`): the verifier's own, unweighted value reached its `correct_at`.
         judged_R (`bool`): the verifier returned a value, not `None`.
+        step_R (`float64`): what the total would gain had the verifier accepted the response: its weight times
+            (`correct_at` - value); 0 for correct and unjudged ones.
+        chance_R (`float64`): how often the query's verifier accepts wrong reasoning, in [0, 1); 0: never, or unknown.
         ended_R (`bool`): the response ended by itself, that is, was not cut off.
         lengths_R (`int32`): tokens of the response.
         text_ids_R (`uint64`): equal for equal texts (trailing white space stripped).
@@ -144,6 +156,8 @@ class Rollouts:
     rewards_R: np.ndarray
     correct_R: np.ndarray
     judged_R: np.ndarray
+    step_R: np.ndarray
+    chance_R: np.ndarray
     ended_R: np.ndarray
     lengths_R: np.ndarray
     text_ids_R: np.ndarray
@@ -179,6 +193,8 @@ class Rollouts:
             correct_NK=self.correct_R[index_NK] & there_NK,
             selectable_NK=selectable_mask(text_ids_NK, (self.ended_R & self.judged_R)[index_NK] & there_NK),
             text_ids_NK=text_ids_NK,
+            step_NK=np.where(there_NK, self.step_R[index_NK], 0.0),
+            chance_N=self.chance_R[index_NK[:, :1]].sum(axis=1),  # one per query; none without responses
         )
 
     def _positions(self) -> np.ndarray:
@@ -210,16 +226,33 @@ class Exploration:
     """An iteration's responses, and what was found while they were sampled.
 
     Args:
-        rollouts (`Rollouts`): the responses to select from.
+        rollouts (`Rollouts`): the responses to select from, whatever temperatures they were sampled at.
         temperature (`float`): the temperature that the exploration chose.
         threshold (`float`, *optional*): the threshold that it chose; `None` where it chose none.
         figures (`dict[str, float]`): what the search cost and found, under the names of the logs.
+        even (`Rollouts`, *optional*): those at the chosen temperature to queries that were explored with K responses
+            each, whatever came of them: the threshold and `pass@K` are about these. `None`: all of `rollouts`.
+        first (`Rollouts`, *optional*): those at the chosen temperature that were sampled before anything was known
+            about their query: `even`, and the first rounds of the other queries. `pass@1` is about these. `None`: as
+            `even`.
     """
 
     rollouts: Rollouts
     temperature: float
     threshold: float | None = None
     figures: dict[str, float] = field(default_factory=dict)
+    even: Rollouts | None = None
+    first: Rollouts | None = None
+
+    @property
+    def evenly_sampled(self) -> Rollouts:
+        """`even`, or all responses."""
+        return self.rollouts if self.even is None else self.even
+
+    @property
+    def sampled_first(self) -> Rollouts:
+        """`first`, or what stands in for it."""
+        return self.evenly_sampled if self.first is None else self.first
 
     @classmethod
     def of(cls, found: Exploration | Rollouts) -> Exploration:

@@ -112,6 +112,8 @@ def test_candidates_against_a_loop():
             rewards_R=rewards,
             correct_R=verifiers.correct(values, ids),
             judged_R=np.ones(size, dtype=bool),
+            step_R=np.zeros(size),
+            chance_R=np.zeros(size),
             ended_R=rng.random(size) < 0.8,
             lengths_R=np.ones(size, dtype=np.int32),
             text_ids_R=np.arange(size, dtype=np.uint64),

@@ -37,6 +37,7 @@ from .statements import Statement, ends_in_open_box, spoken, statements
 from .words import letters, restricted, short_words, wording
 from .workers import Outcome, WorkerPool
 
+REMEMBERED = 10_000  # outcomes of algebra that a comparer keeps
 GOLD_LENGTH = 500  # characters: a longer gold text without a marked answer is not an answer
 
 _CLAUSE_END = re.compile(
@@ -152,6 +153,7 @@ class AnswerComparer:
 
     def __init__(self, time_limit: float = 5.0, memory_limit: int = 2 << 30, workers: int | None = None):
         self.pool = WorkerPool(time_limit, memory_limit, workers)
+        self._outcomes: dict[tuple[str, str], Outcome] = {}  # of earlier calls; the oldest are forgotten first
 
     def compare(self, golds: Sequence[Any], responses: Sequence[str]) -> list[Judgement]:
         """One judgement per response.
@@ -173,13 +175,21 @@ class AnswerComparer:
             if decided is None:
                 open_pairs.setdefault((gold.answer, str(answer)), []).append(index)
             judgements.append(decided or _wrong(answer))
-        pairs = [(_for_algebra(gold), _for_algebra(answer)) for gold, answer in open_pairs]
-        for (_, answer), indices, outcome in zip(
-            open_pairs, open_pairs.values(), self.pool.compare(pairs), strict=True
-        ):
+        outcomes = self._compare([(_for_algebra(gold), _for_algebra(answer)) for gold, answer in open_pairs])
+        for (_, answer), indices, outcome in zip(open_pairs, open_pairs.values(), outcomes, strict=True):
             for index in indices:
                 judgements[index] = _judgement_of(outcome, answer)
         return judgements
+
+    def _compare(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
+        """The outcomes of the algebra; those of earlier calls are remembered, but for crashes and timeouts."""
+        known = {pair: self._outcomes[pair] for pair in pairs if pair in self._outcomes}
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+        known |= zip(new, self.pool.compare(new), strict=True)
+        decided = {pair: known[pair] for pair in new if known[pair] in ("equal", "different")}
+        # One assignment, so that other threads see the old outcomes or the new ones.
+        self._outcomes = dict(list({**self._outcomes, **decided}.items())[-REMEMBERED:])
+        return [known[pair] for pair in pairs]
 
     def close(self) -> None:
         """End the worker processes. The next comparison starts new ones."""

@@ -34,6 +34,7 @@ class AnswerMatch(RewardFn):
     """
 
     is_verifier = True
+    chance = "estimate"
 
     def __init__(
         self,

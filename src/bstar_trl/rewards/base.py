@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from ..errors import DatasetError
 
@@ -28,6 +28,9 @@ class RewardFn(ABC):
         name (`str`): the name in logs (`rewards/<name>/mean`) and for `verifier`.
         is_verifier (`bool`): whether the value decides if a response is correct; other rewards only change the total.
         correct_at (`float`): the smallest value of a verifier for a correct response.
+        chance (`float`, `"estimate"` or `None`): how often a verifier accepts wrong reasoning, in [0, 1).
+            `"estimate"`: measured in each iteration, as the share of responses that it accepts as answers to other
+            queries. `None`: never, or unknown. A subclass whose rows differ replaces [`chance_of`].
         columns (`tuple[str, ...]`): the dataset columns that it needs; checked before any weight is loaded.
         beside_generation (`bool`): whether the trainer scores finished responses while others are sampled. If not, it
             calls [`score`] once per round, with all responses.
@@ -35,6 +38,7 @@ class RewardFn(ABC):
 
     is_verifier: bool = False
     correct_at: float = 1.0
+    chance: float | Literal["estimate"] | None = None
     columns: tuple[str, ...] = ()
     beside_generation: bool = True
 
@@ -50,6 +54,10 @@ class RewardFn(ABC):
         Raises:
             DatasetError: says which column, what it holds, and what to do.
         """
+
+    def chance_of(self, row: Mapping[str, Any]) -> float | Literal["estimate"] | None:
+        """`chance` for the responses to a dataset row."""
+        return self.chance
 
     @abstractmethod
     def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:

@@ -51,6 +51,8 @@ class MultipleChoice(RewardFn):
             starts at 0. Without this column the labels are A to E, or 1 to 5 if the gold label is a digit (A to J and
             1 to 10 if it lies beyond these), and texts do not stand for labels.
         name (`str`, *optional*): the name in logs.
+
+    The chance that wrong reasoning ends on the right label is 1 / number of the row's choices ([`chance_of`]).
     """
 
     is_verifier = True
@@ -72,6 +74,11 @@ class MultipleChoice(RewardFn):
         if isinstance(gold, bool) or not isinstance(gold, str | numbers.Integral):
             refuse_value(gold, self.column, self.name, "right labels: texts or whole numbers")
         _Choices.read(row.get(self.choices), str(gold))
+
+    def chance_of(self, row: Mapping[str, Any]) -> float | None:
+        """1 / number of the row's choices; `None` for a single choice."""
+        choices = _Choices.read(row.get(self.choices), str(row.get(self.column)).strip())
+        return 1 / len(choices.labels) if len(choices.labels) > 1 else None
 
     def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:
         """One score per completion: 1, 0 or `None`, with a reason.

@@ -117,6 +117,23 @@ class Verifiers:
             correct_R[mine_R] = values_R > limits_R if limit is None else values_R >= limits_R
         return correct_R
 
+    def steps_if_correct(self, values_RF: np.ndarray, query_ids_R: np.ndarray, weights_F: np.ndarray) -> np.ndarray:
+        """What each total would gain had the judge said *correct*: weight times (limit - value).
+
+        0 where the response is correct or unjudged, or where the judge only compares. Arguments and errors as of
+        [`judges`]; `weights_F` are TRL's `reward_weights`.
+
+        Returns:
+            `float64` (R,), at least 0.
+        """
+        judges_R = self.judges(values_RF, query_ids_R)
+        steps_R = np.zeros(len(values_RF))
+        for place, (index, limit) in enumerate(zip(self.indices, self.limits, strict=True)):
+            if limit is not None:
+                mine_R = judges_R == place
+                steps_R[mine_R] = np.maximum(weights_F[index] * (limit - values_RF[mine_R, index]), 0.0)
+        return steps_R
+
     def split(self, rollouts: Rollouts) -> dict[str, Rollouts]:
         """Of several verifiers: the responses to the queries that each judges, by its name."""
         if not self.are_several:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 from ..errors import BStarError
 from ..records import Completion, Request, Rollouts, Rows
+from .chance import Chances
 from .scoring import Scorer
 from .store import RolloutStore
+
+T = TypeVar("T")
 
 
 class Sampler:
@@ -26,6 +29,7 @@ class Sampler:
         accelerator (`Accelerator`): who else takes part.
         chunk_size (`int`): responses scored together.
         trainer_state: passed on to the reward functions.
+        with_chance (`bool`): find out how often the verifiers accept wrong reasoning; without it, `chance_R` is 0.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Sampler:
         accelerator: Accelerator,
         chunk_size: int,
         trainer_state: Any,
+        with_chance: bool = False,
     ):
         self.generate = generate
         self.scorer = scorer
@@ -47,6 +52,7 @@ class Sampler:
         self.num_sampled = 0
         self.num_tokens = 0
         self._store = RolloutStore(accelerator.process_index, gather_object)
+        self._chances = Chances(scorer, rows, self._store, trainer_state) if with_chance else None
         self._metrics: dict[str, list[float]] = {}
         self._extras: dict[str, dict[int, Any]] = {}
 
@@ -89,11 +95,18 @@ class Sampler:
             rollouts,
             correct_R=verifiers.correct(rollouts.values_RF, rollouts.query_ids_R),
             judged_R=verifiers.judges(rollouts.values_RF, rollouts.query_ids_R) >= 0,
+            step_R=verifiers.steps_if_correct(rollouts.values_RF, rollouts.query_ids_R, self.scorer.weights_F),
         )
+        if self._chances is not None:
+            rollouts = dataclasses.replace(rollouts, chance_R=self._chances.of(rollouts, seed=requests[0].seed))
         self.num_sampled += len(rollouts)
         prompt_tokens = sum(gather_object([sum(len(item.prompt_ids) for item in completions)]))
         self.num_tokens += int(rollouts.lengths_R.sum()) + prompt_tokens
         return rollouts
+
+    def agree(self, value: T) -> T:
+        """What the main process says: a decision that all processes must share. A collective."""
+        return cast(T, broadcast_object_list([value])[0])
 
     def logged_metrics(self) -> dict[str, float]:
         """What reward functions passed to `log_metric`, averaged over calls and processes. A collective."""

@@ -122,16 +122,12 @@ class Scorer:
                 if share.result.done():
                     share.result.result()
         judges = [self.verifiers.of_row(row) for row in rows]
-        columns = [name for name in rows[0] if name not in ("prompt", *TRL_KEYWORDS)]
         shares = []
         for index in range(len(self.functions)):
             others = set(self.verifiers.indices) - {index} if index in self.verifiers.indices else set()
             places = [place for place, judge in enumerate(judges) if judge not in others]
-            mine = [rows[place] for place in places]
-            keywords: dict[str, Any] = {name: [row[name] for row in mine] for name in columns}
-            keywords["trainer_state"] = trainer_state
             asked = [completions[place] for place in places]
-            shares.append(_Share(places, asked, [row["prompt"] for row in mine], keywords))
+            shares.append(_share(places, asked, [rows[place] for place in places], trainer_state))
         batch = _Batch(len(completions), is_conversational({"prompt": rows[0]["prompt"]}), shares)
         for index, share in enumerate(shares):
             self._start(index, share, batch.conversational)
@@ -166,6 +162,24 @@ class Scorer:
         else:
             output = function(prompts=prompts, completions=answers, **share.keywords)
             share.result.set_result(self._checked(index, share.completions, output))
+
+    def judge(
+        self, index: int, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]], trainer_state: Any
+    ) -> list[float | None]:
+        """What one reward function says of these responses as answers to these rows; nothing of it is logged.
+
+        The rows may be those of other queries. Waits for the result; call it between rounds.
+        """
+        if not rows:
+            return []
+        share = _share(range(len(rows)), completions, rows, trainer_state)
+        function = self.functions[index]
+        if isinstance(function, RewardFn):
+            call = partial(function.score, share.prompts, share.texts, **share.keywords)
+            share.result = self._beside.submit(partial(self._call, index, completions, call))
+        else:
+            self._start(index, share, is_conversational({"prompt": rows[0]["prompt"]}))
+        return [score.value for score in share.result.result()]
 
     def discard(self) -> None:
         """Drop the responses of a round that was interrupted or failed."""
@@ -288,6 +302,16 @@ class Scorer:
                 score = Score(value, score.reason)
             scores.append(score)
         return scores
+
+
+def _share(
+    places: Sequence[int], completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]], trainer_state: Any
+) -> _Share:
+    """What a reward function is called with."""
+    columns = [name for name in rows[0] if name not in ("prompt", *TRL_KEYWORDS)] if rows else []
+    keywords: dict[str, Any] = {name: [row[name] for row in rows] for name in columns}
+    keywords["trainer_state"] = trainer_state
+    return _Share(places, completions, [row["prompt"] for row in rows], keywords)
 
 
 def is_async(function: Any) -> bool:

@@ -54,12 +54,15 @@ class RolloutStore:
         first = len(self._completions) + (self.process_index << OWNER_SHIFT)
         self._completions += [replace(item, token_ids=array("i", item.token_ids)) for item in completions]
         unknown_R = np.zeros(len(completions), dtype=bool)
+        zeros_R = np.zeros(len(completions))
         mine = Rollouts(
             query_ids_R=np.array([item.query_id for item in completions], dtype=np.int64),
             temperatures_R=np.array([item.temperature for item in completions], dtype=np.float64),
             rewards_R=rewards_R,
             correct_R=unknown_R,
             judged_R=unknown_R,
+            step_R=zeros_R,
+            chance_R=zeros_R,
             ended_R=np.array([item.finish_reason == "stop" for item in completions], dtype=bool),
             lengths_R=np.array([len(item.token_ids) for item in completions], dtype=np.int32),
             text_ids_R=np.array([text_id(item.text) for item in completions], dtype=np.uint64),
@@ -69,6 +72,11 @@ class RolloutStore:
             reader=_NO_READER,
         )
         return replace(concatenate(self.gather([mine])), reader=self)
+
+    def mine(self, rows: np.ndarray) -> dict[int, Completion]:
+        """Those of these rows that this process sampled, by their position in `rows`."""
+        located = enumerate(zip(*self.locate(rows), strict=True))
+        return {index: self._completions[place] for index, (owner, place) in located if owner == self.process_index}
 
     def read(self, rows: np.ndarray) -> list[Completion]:
         """The completions of these rows, whoever sampled them. A collective."""

@@ -13,6 +13,7 @@ class SumMatch(RewardFn):
     """A verifier: 1 if the digit after the last `=` is right, else 0."""
 
     is_verifier = True
+    chance = "estimate"
     columns = ("answer",)
 
     def score(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Score]:

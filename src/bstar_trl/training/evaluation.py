@@ -52,10 +52,11 @@ def evaluation_metrics(
     verifiers = sampler.scorer.verifiers
     figures: dict[str, float] = {}
     if not verifiers.are_relative:
-        figures = {"greedy_pass@1": float(greedy.correct_R.mean()), **pass_metrics(sampled)}
+        figures = {"greedy_pass@1": float(greedy.correct_R.mean()), **pass_metrics(sampled, sampled)}
     for name, mine in verifiers.split(rollouts).items():
         figures[f"greedy_pass@1/{name}"] = float(mine.at(GREEDY).correct_R.mean())
-        figures |= {f"{figure}/{name}": value for figure, value in pass_metrics(mine.at(float(temperature))).items()}
+        mine = mine.at(float(temperature))
+        figures |= {f"{figure}/{name}": value for figure, value in pass_metrics(mine, mine).items()}
     figures |= reward_metrics(sampled, sampler.scorer) | completion_metrics(sampled)
     figures["num_tokens"] = float(sampler.trainer_state.num_input_tokens_seen)  # of the training so far, as in TRL
     return figures | sampler.logged_metrics()

@@ -14,7 +14,7 @@ from transformers.utils import is_rich_available
 
 from .. import metrics
 from ..config import BSTaRConfig
-from ..records import Completion, Grids, Request, Rollouts, Selection, Setting
+from ..records import Completion, Exploration, Grids, Request, Rollouts, Selection, Setting
 from ..rollouts.judging import Verifiers
 from ..rollouts.round import Sampler
 from ..rollouts.scoring import Scorer
@@ -23,22 +23,27 @@ EQUATION_QUERIES = 100  # distinct equations are measured on this many queries, 
 PASS_S = 4
 
 
-def iteration_metrics(rollouts: Rollouts, selection: Selection, sampler: Sampler) -> dict[str, float]:
+def iteration_metrics(exploration: Exploration, selection: Selection, sampler: Sampler) -> dict[str, float]:
     """Figures of one iteration's exploration and selection, under the names of the logs.
 
     `explore/*` and `select/*` are this package's; `reward`, `rewards/<name>/*` and `completions/*` are TRL's names.
-    Only the exploration counts, not the probe's samples at other temperatures. Figures of one of several verifiers
-    end in its name. A collective.
+    So that iterations can be compared, `explore/*`, rewards and lengths are about responses at the chosen temperature
+    that were sampled before anything was known about their query; those that need K responses per query are about the
+    queries that were explored with K in any case. Figures of one of several verifiers end in its name. A collective.
     """
     verifiers = sampler.scorer.verifiers
-    chosen = selection.rollouts
-    figures = _exploration(rollouts) | _selection(rollouts, selection)
+    chosen, first, even = selection.rollouts, exploration.sampled_first, exploration.evenly_sampled
+    figures = _exploration(first, even) | _selection(exploration.rollouts, selection)
+    figures["explore/completions"] = float(len(exploration.rollouts))
     if not verifiers.are_relative:
-        figures |= _correctness(rollouts) | {"select/correct": float(chosen.correct_R.mean())}
-    for name, mine in verifiers.split(rollouts).items():
-        figures |= {f"explore/{figure}/{name}": value for figure, value in pass_metrics(mine).items()}
+        figures |= _correctness(first, even) | {"select/correct": float(chosen.correct_R.mean())}
+    firsts, evens = verifiers.split(first), verifiers.split(even)
+    for name, mine in firsts.items():
+        passes = pass_metrics(mine, evens.get(name))
+        figures |= {f"explore/{figure}/{name}": value for figure, value in passes.items()}
+    for name, mine in verifiers.split(exploration.rollouts).items():
         figures[f"select/samples/{name}"] = float(np.isin(chosen.query_ids_R, mine.query_ids_R).sum())
-    return figures | reward_metrics(rollouts, sampler.scorer) | completion_metrics(rollouts) | sampler.logged_metrics()
+    return figures | reward_metrics(first, sampler.scorer) | completion_metrics(first) | sampler.logged_metrics()
 
 
 def with_progress(
@@ -59,11 +64,11 @@ def with_progress(
             yield completion
 
 
-def pass_metrics(rollouts: Rollouts) -> dict[str, float]:
-    """`pass@1`; and, where every query has K responses, `pass@<K>` and (from K = 4 on) `pass@<K>-4`."""
-    grids = rollouts.grids
-    figures = {"pass@1": float(rollouts.correct_R.mean())}
-    if _is_even(grids):
+def pass_metrics(first: Rollouts, even: Rollouts | None) -> dict[str, float]:
+    """`pass@1`; and, of queries that have K responses each, `pass@<K>` and (from K = 4 on) `pass@<K>-4`."""
+    figures = {"pass@1": float(first.correct_R.mean())}
+    if even is not None and _is_even(even.grids):
+        grids = even.grids
         k = grids.correct_NK.shape[1]
         figures[f"pass@{k}"] = float(metrics.pass_at_k(grids.correct_NK))
         if k >= PASS_S:
@@ -106,25 +111,24 @@ def completion_metrics(rollouts: Rollouts) -> dict[str, float]:
     return {f"completions/{name}": float(value) for name, value in figures.items()}
 
 
-def _exploration(rollouts: Rollouts) -> dict[str, float]:
-    coolest = rollouts.temperatures_R.min()  # subtracted first, so that equal temperatures average exactly
+def _exploration(first: Rollouts, even: Rollouts) -> dict[str, float]:
+    coolest = first.temperatures_R.min()  # subtracted first, so that equal temperatures average exactly
     figures = {
-        "explore/temperature": float(coolest + (rollouts.temperatures_R - coolest).mean()),
-        "explore/completions": float(len(rollouts)),
-        "explore/truncated": float(1 - rollouts.ended_R.mean()),
-        "explore/unjudged": float(1 - rollouts.judged_R.mean()),
+        "explore/temperature": float(coolest + (first.temperatures_R - coolest).mean()),
+        "explore/truncated": float(1 - first.ended_R.mean()),
+        "explore/unjudged": float(1 - first.judged_R.mean()),
     }
-    if _is_even(rollouts.grids):
+    if _is_even(even.grids):
         figures["explore/distinct"] = float(
-            np.mean([len(np.unique(row)) / len(row) for row in rollouts.grids.text_ids_NK])
+            np.mean([len(np.unique(row)) / len(row) for row in even.grids.text_ids_NK])
         )
     return figures
 
 
-def _correctness(rollouts: Rollouts) -> dict[str, float]:
+def _correctness(first: Rollouts, even: Rollouts) -> dict[str, float]:
     """Exploration and exploitation of K responses per query."""
-    grids = rollouts.grids
-    figures = pass_metrics(rollouts)
+    grids = even.grids
+    figures = pass_metrics(first, even)
     if _is_even(grids):
         k = grids.correct_NK.shape[1]
         figures[f"best_of_{k}"] = float(metrics.best_of_k(grids.rewards_NK, grids.correct_NK))
@@ -132,15 +136,15 @@ def _correctness(rollouts: Rollouts) -> dict[str, float]:
             figures[f"reward@{k}-{PASS_S}"] = float(
                 metrics.reward_at_k_s(grids.rewards_NK, grids.correct_NK, s=PASS_S)
             )
-    equations = _distinct_equations(rollouts, grids)
+    equations = _distinct_equations(even, grids)
     if not math.isnan(equations):  # no correct response holds one
         figures["distinct_equations"] = equations
     return {f"explore/{name}": value for name, value in figures.items()}
 
 
 def _is_even(grids: Grids) -> bool:
-    """Whether all queries have as many responses: a user's `explore` may sample unevenly."""
-    return bool((grids.index_NK >= 0).all())
+    """Whether there are queries, all with as many responses: a user's `explore` may sample unevenly."""
+    return bool(grids.index_NK.size and (grids.index_NK >= 0).all())
 
 
 def _distinct_equations(rollouts: Rollouts, grids: Grids) -> float:

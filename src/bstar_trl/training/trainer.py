@@ -169,10 +169,10 @@ class BSTaRTrainer(GRPOTrainer):
         num_sampled = 0
         for _ in range(MOST_EMPTY_ROUNDS):
             queries = self.queries.take(self.plan.num_queries)
-            sampler = self._sampler(self.queries)
+            sampler = self._sampler(self.queries, with_chance=self.balance.estimates_chance)
             with self.policy.session():
                 exploration = Exploration.of(self.balance.explore(sampler, queries))
-            setting = returned(Setting, self.balance.settle(exploration), "settle")
+            setting = sampler.agree(returned(Setting, self.balance.settle(exploration), "settle"))
             selection = returned(Selection, self.select_responses(exploration.rollouts, setting), "select_responses")
             num_sampled += sampler.num_sampled
             self.state.num_input_tokens_seen += sampler.num_tokens
@@ -217,7 +217,7 @@ class BSTaRTrainer(GRPOTrainer):
         chosen_M2 = select(grids.rewards_NK, candidates_NK, threshold, budget=budget, rng=rng)
         return Selection(rollouts.take(grids.index_NK[tuple(chosen_M2.T)]), self.plan.num_samples)
 
-    def _sampler(self, rows: Rows) -> Sampler:
+    def _sampler(self, rows: Rows, *, with_chance: bool = False) -> Sampler:
         return Sampler(
             self.generate_responses,
             self.scorer,
@@ -225,6 +225,7 @@ class BSTaRTrainer(GRPOTrainer):
             accelerator=self.accelerator,
             chunk_size=self.args.chunk_size,
             trainer_state=self.state,
+            with_chance=with_chance,
         )
 
     def _track(
@@ -233,7 +234,7 @@ class BSTaRTrainer(GRPOTrainer):
         if len(selection) < selection.wanted:
             logger.info("Iteration %d: %d of %d samples found.", self.iteration, len(selection), selection.wanted)
         self.run_state.figures = {
-            **iteration_metrics(exploration.rollouts, selection, sampler),
+            **iteration_metrics(exploration, selection, sampler),
             **self.balance.record(setting, exploration, num_sampled),
             "iteration": float(self.iteration),
             "num_tokens": float(self.state.num_input_tokens_seen),

@@ -1,0 +1,227 @@
+"""Choosing the sampling temperature from few responses.
+
+Balance scores of single queries differ much, so the mean over a few dozen of them is noisy. Three things help. The
+curve of the score over the temperature is smooth, so neighbouring temperatures share what they found (a Gaussian
+process). It moves little from one iteration to the next, so the last curve is the prior of this one. And the same
+queries at every temperature cancel the differences between queries, where that is affordable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .balance import balance_scores, best_threshold
+from .errors import ConfigurationError
+from .records import Setting
+
+# Of scores in 0..1 and temperatures around 1; chosen on recordings (`benchmarks/search.py`).
+LENGTH = 0.5  # temperatures closer than this have similar scores
+HEIGHT = 0.1  # how much scores differ over such a distance
+DRIFT = 0.08  # how much they change from one iteration to the next
+MEMORY = 0.9  # how much of the last curve is expected to remain
+STAY = 0.25  # standard errors that another temperature must be better by
+OFFSET = 1.0  # how much is known of the curve's level before: nothing
+
+Slice = tuple[float, tuple[int, ...]]
+Sample = Callable[[Sequence[Slice]], Sequence[Sequence[Any]]]
+
+
+class Observed(NamedTuple):
+    """What the responses to n queries at one temperature got; as returned by `sample`.
+
+    Args:
+        rewards (`float`, (n, K)): total rewards.
+        correct (`bool`, (n, K)): which responses the verifier accepts.
+        selectable (`bool`, (n, K)): which may be selected.
+        chance (`float` or (n,), *optional*): of accepting wrong reasoning; `None`: what the search was told.
+        step_if_correct (`float` or (n, K), *optional*): what a wrong response's total would gain had it been accepted;
+            `None`: what the search was told.
+    """
+
+    rewards: ArrayLike
+    correct: ArrayLike
+    selectable: ArrayLike
+    chance: ArrayLike | None = None
+    step_if_correct: ArrayLike | None = None
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What one search leaves to the next.
+
+    Args:
+        temperatures (`tuple[float, ...]`): the candidates.
+        curve (`tuple[float, ...]`): their scores, relative to the mean.
+        temperature (`float`): the one that was chosen.
+    """
+
+    temperatures: tuple[float, ...]
+    curve: tuple[float, ...]
+    temperature: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Args:
+        setting (`Setting`): the best temperature, the best threshold at it, and the smoothed score. The score is 0
+            where no response at any temperature earned anything.
+        curve (`np.ndarray`, (T,)): smoothed balance score at each temperature, in their order.
+        standard_error (`np.ndarray`, (T,)): of each of these.
+        completions (`int`): responses sampled.
+        prior (`Prior`): for the next search.
+    """
+
+    setting: Setting
+    curve: np.ndarray
+    standard_error: np.ndarray
+    completions: int
+    prior: Prior
+
+
+def find_setting(
+    sample: Sample,
+    temperatures: Sequence[float],
+    *,
+    num_queries: int,
+    num_generations: int,
+    target: float,
+    budget: int,
+    disjoint: bool = True,
+    thresholds: Sequence[float] | np.ndarray | None = None,
+    chance: ArrayLike = 0.0,
+    step_if_correct: ArrayLike = 1.0,
+    rng: np.random.Generator,
+    prior: Prior | None = None,
+    smooth: bool = True,
+) -> SearchResult:
+    """Find the temperature (and the threshold at it) with the largest mean balance score, within a budget.
+
+    All responses are sampled in one call, as many queries at every temperature as the budget allows.
+
+    Args:
+        sample: takes slices, a list of (temperature, query indices), and returns for each, in order, what its
+            responses got: `(rewards_nK, correct_nK, selectable_nK)`, a row per query; where they differ from query to
+            query, also `chance_n` and `step_nK` (see [`Observed`]).
+        temperatures (`Sequence[float]`): candidates, each greater than 0; at least one.
+        num_queries (`int`): queries are numbered from 0 to `num_queries - 1`.
+        num_generations (`int`): K, responses of a query at a temperature.
+        target (`float`): n*, > 0.
+        budget (`int`): most responses to sample; at least K for every temperature.
+        disjoint (`bool`): ask for each query once, at one temperature. If not, the same queries serve every
+            temperature, which finds more with as many responses.
+        thresholds (`Sequence[float]`, *optional*): a fixed grid of thresholds; `None`: all that make a difference.
+        chance (`float`): how often the verifier accepts wrong reasoning, in [0, 1).
+        step_if_correct (`float`): what a wrong response's total would gain had the verifier accepted it.
+        rng (`np.random.Generator`): deals the queries out to the temperatures.
+        prior (`Prior`, *optional*): what the search before left. Its temperature stays where no other is better by a
+            quarter of the difference's standard error.
+        smooth (`bool`): share strength between neighbours and with the prior. If not, the temperature with the highest
+            mean wins, of equal ones the lowest, as in the paper.
+
+    Returns:
+        `SearchResult`.
+
+    Raises:
+        ConfigurationError: a number is out of its range, or the budget is too small for one query per temperature.
+    """
+    candidates = tuple(dict.fromkeys(sorted(map(float, temperatures))))
+    if not candidates or candidates[0] <= 0 or not math.isfinite(candidates[-1]):
+        raise ConfigurationError(f"temperatures must be greater than 0 and finite, got {list(temperatures)}")
+    if num_queries < 1 or num_generations < 1:
+        raise ConfigurationError(
+            f"num_queries and num_generations must be at least 1, got {num_queries} and {num_generations}"
+        )
+    slices = _deal(candidates, num_queries, budget // num_generations, disjoint=disjoint, rng=rng)
+    observed = [Observed(*item) for item in sample(slices)]
+    scores, found = [], []
+    for (temperature, _), item in zip(slices, observed, strict=True):
+        options = {
+            "selectable_NK": item.selectable,
+            "chance": chance if item.chance is None else item.chance,
+            "step_if_correct": step_if_correct if item.step_if_correct is None else item.step_if_correct,
+        }
+        threshold, _ = best_threshold(item.rewards, item.correct, target, thresholds=thresholds, **options)
+        scores.append(balance_scores(item.rewards, item.correct, target, threshold, **options))
+        found.append(Setting(temperature, threshold))
+    if smooth:
+        usable = prior if prior is not None and prior.temperatures == candidates else None
+        curve, covariance = _smoothed(candidates, scores, paired=not disjoint, prior=usable)
+        winner = _winner(curve, covariance, None if usable is None else candidates.index(usable.temperature))
+        errors = np.sqrt(np.diag(covariance))
+    else:
+        curve = np.array([item.mean() for item in scores])
+        errors = np.sqrt([_variance(item) / len(item) for item in scores])
+        winner = int(np.flatnonzero(curve >= curve.max() - 1e-12)[0])
+    earned = any(item.any() for item in scores)
+    best = found[winner]
+    return SearchResult(
+        setting=Setting(best.temperature, best.threshold, float(np.clip(curve[winner], 0.0, 1.0)) if earned else 0.0),
+        curve=curve,
+        standard_error=errors,
+        completions=sum(len(queries) for _, queries in slices) * num_generations,
+        prior=Prior(candidates, tuple((curve - curve.mean()).tolist()), best.temperature),
+    )
+
+
+def _deal(
+    temperatures: Sequence[float], num_queries: int, slots: int, *, disjoint: bool, rng: np.random.Generator
+) -> list[Slice]:
+    """Query indices for each temperature; a slot is one query at one temperature."""
+    each = slots // len(temperatures)
+    needed = len(temperatures) if disjoint else 1
+    if each < 1 or num_queries < needed:
+        raise ConfigurationError(
+            f"the budget must pay for one query at each of {len(temperatures)} temperatures, got {slots} queries' "
+            f"responses and {num_queries} queries"
+        )
+    if not disjoint:
+        chosen = tuple(sorted(rng.permutation(num_queries)[:each].tolist()))
+        return [(temperature, chosen) for temperature in temperatures]
+    used = min(slots, num_queries)
+    parts = np.array_split(rng.permutation(num_queries)[:used], len(temperatures))
+    return [(temperature, tuple(sorted(part.tolist()))) for temperature, part in zip(temperatures, parts, strict=True)]
+
+
+def _smoothed(
+    temperatures: Sequence[float], scores: Sequence[np.ndarray], *, paired: bool, prior: Prior | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the curve after these scores: a Gaussian process around the prior's curve."""
+    means = np.array([item.mean() for item in scores])
+    counts = np.array([len(item) for item in scores])
+    if paired:  # what is common to a query at all temperatures moves the whole curve, not its shape
+        table_TN = np.stack(scores)
+        common = _variance(table_TN.mean(axis=0))
+        spread = [_variance(row) for row in table_TN - table_TN.mean(axis=0)]
+    else:
+        common, spread = 0.0, [_variance(item) for item in scores]
+    # One variance for all: those of single temperatures are too uncertain themselves.
+    noise = np.diag(np.mean(spread) / counts + 1e-6) + common / counts.mean()
+    grid = np.asarray(temperatures)
+    likeness = np.exp(-0.5 * ((grid[:, None] - grid) / LENGTH) ** 2)
+    expected = np.zeros(len(grid)) if prior is None else MEMORY * np.asarray(prior.curve)
+    height = HEIGHT if prior is None else DRIFT
+    before = height**2 * likeness + OFFSET**2
+    gain = np.linalg.solve(before + noise, before).T
+    return expected + gain @ (means - expected), before - gain @ before
+
+
+def _winner(curve: np.ndarray, covariance: np.ndarray, current: int | None) -> int:
+    best = int(curve.argmax())
+    if current is None:
+        return best
+    variance = covariance[best, best] + covariance[current, current] - 2 * covariance[best, current]
+    is_noise = curve[best] - curve[current] < STAY * math.sqrt(max(variance, 0.0))
+    return current if is_noise else best
+
+
+def _variance(values: np.ndarray) -> float:
+    """Unbiased; of one value the largest that scores in 0..1 can have."""
+    return float(values.var(ddof=1)) if len(values) > 1 else 0.25
