@@ -97,6 +97,60 @@ def test_search_equals_brute_force(kind):
         assert found == pytest.approx(wanted, abs=1e-12), seed
 
 
+def lucky_score(rewards, correct, selectable, target, threshold, odds, step) -> float:
+    """Equation 3 with the expected lucky responses taken from the correct ones, response by response."""
+    total = 0.0
+    for query, row in enumerate(rewards):
+        selected = right = would_be = 0
+        for place, reward in enumerate(row):
+            if selectable[query][place]:
+                selected += reward > threshold
+                right += reward > threshold and correct[query][place]
+                would_be += not correct[query][place] and reward + step[query][place] > threshold
+        credited = max(right - odds[query] * would_be, 0.0)
+        if selected:
+            total += min(credited / target, 1.0) * credited / selected
+    return total / len(rewards)
+
+
+@pytest.mark.parametrize("kind", ["few values", "answer and process", "continuous"])
+def test_search_with_luck_equals_brute_force(kind):
+    moved = 0
+    for seed in range(120):
+        rewards, correct, selectable, target = make_case(seed, kind)
+        rng = np.random.default_rng([seed, 1])
+        chance = rng.choice([0.0, 0.1, 0.25, 0.5], size=len(rewards))
+        step = np.round(rng.uniform(0, 1.5, rewards.shape), 1)
+        odds = chance / (1 - chance)
+        may, doubtful = selectable, selectable & ~correct & (odds > 0)[:, None]
+        values = np.concatenate([rewards[may], (rewards + step)[doubtful]])
+        candidates = naive_candidates(values[None], np.ones((1, len(values)), dtype=bool))
+        scores = [lucky_score(rewards, correct, may, target, value, odds, step) for value in candidates]
+        best = max(value for value, score in zip(candidates, scores, strict=True) if score >= max(scores) - 1e-12)
+        found = best_threshold(rewards, correct, target, selectable_NK=selectable, chance=chance, step_if_correct=step)
+        assert found == pytest.approx((best, max(scores)), abs=1e-12), seed
+        one = mean_balance_score(
+            rewards, correct, target, 0.2, selectable_NK=selectable, chance=chance, step_if_correct=step
+        )
+        assert one == pytest.approx(lucky_score(rewards, correct, may, target, 0.2, odds, step), abs=1e-12)
+        moved += found != pytest.approx(best_threshold(rewards, correct, target, selectable_NK=selectable))
+    assert moved > 20
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chance": 1.0}, "chance must be at least 0 and below 1"),
+        ({"chance": [0.1, 0.1, 0.1]}, r"one per query \(2\)"),
+        ({"step_if_correct": -0.5}, "step_if_correct must be finite and at least 0"),
+        ({"step_if_correct": [1.0, 2.0]}, "step_if_correct must be a number or have the shape of rewards_NK"),
+    ],
+)
+def test_impossible_luck_is_refused(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        best_threshold([[0.1, 0.2], [0.3, 0.4]], [[0, 1], [0, 1]], 1, **options)
+
+
 def test_no_threshold_anywhere_is_better():
     for seed in range(60):
         rewards, correct, selectable, target = make_case(seed, "answer and process")

@@ -42,8 +42,7 @@ ORDER = [
     "testbed",
     "cli",
 ]
-LIGHT = {"errors",
-    "luck", "balance", "selection", "metrics", "records", "concurrency", "answers", "sandbox"}
+LIGHT = {"errors", "luck", "balance", "selection", "metrics", "records", "concurrency", "answers", "sandbox"}
 HEAVY = {"torch", "trl", "transformers", "accelerate", "peft", "datasets", "vllm"}
 NUMPY_ONLY = {"balance", "selection"}
 # TRL's generation hooks and training internals that have changed between its releases.

@@ -23,9 +23,11 @@ from .records import Setting
 # Of scores in 0..1 and temperatures around 1; chosen on recordings (`benchmarks/search.py`).
 LENGTH = 0.5  # temperatures closer than this have similar scores
 HEIGHT = 0.1  # how much scores differ over such a distance
-DRIFT = 0.08  # how much they change from one iteration to the next
+DRIFT = 0.1  # how much they change from one iteration to the next
+STEEPER = (1.0, 2.0, 4.0, 8.0)  # factors on both, where the scores ask for it
 MEMORY = 0.9  # how much of the last curve is expected to remain
-STAY = 0.25  # standard errors that another temperature must be better by
+STAY = 0.1  # standard errors that another temperature must be better by
+WORTH = 1.0  # log-likelihood that a steeper curve must gain
 OFFSET = 1.0  # how much is known of the curve's level before: nothing
 
 Slice = tuple[float, tuple[int, ...]]
@@ -58,11 +60,13 @@ class Prior:
     Args:
         temperatures (`tuple[float, ...]`): the candidates.
         curve (`tuple[float, ...]`): their scores, relative to the mean.
+        covariance (`tuple[tuple[float, ...], ...]`): how uncertain these are.
         temperature (`float`): the one that was chosen.
     """
 
     temperatures: tuple[float, ...]
     curve: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
     temperature: float
 
 
@@ -121,8 +125,8 @@ def find_setting(
         chance (`float`): how often the verifier accepts wrong reasoning, in [0, 1).
         step_if_correct (`float`): what a wrong response's total would gain had the verifier accepted it.
         rng (`np.random.Generator`): deals the queries out to the temperatures.
-        prior (`Prior`, *optional*): what the search before left. Its temperature stays where no other is better by a
-            quarter of the difference's standard error.
+        prior (`Prior`, *optional*): what the search before left. Its temperature stays where the difference is noise: no other is
+            better by a tenth of the difference's standard error.
         smooth (`bool`): share strength between neighbours and with the prior. If not, the temperature with the highest
             mean wins, of equal ones the lowest, as in the paper.
 
@@ -155,19 +159,18 @@ def find_setting(
         usable = prior if prior is not None and prior.temperatures == candidates else None
         curve, covariance = _smoothed(candidates, scores, paired=not disjoint, prior=usable)
         winner = _winner(curve, covariance, None if usable is None else candidates.index(usable.temperature))
-        errors = np.sqrt(np.diag(covariance))
     else:
         curve = np.array([item.mean() for item in scores])
-        errors = np.sqrt([_variance(item) / len(item) for item in scores])
+        covariance = np.diag([_variance(item) / len(item) for item in scores])
         winner = int(np.flatnonzero(curve >= curve.max() - 1e-12)[0])
     earned = any(item.any() for item in scores)
     best = found[winner]
     return SearchResult(
         setting=Setting(best.temperature, best.threshold, float(np.clip(curve[winner], 0.0, 1.0)) if earned else 0.0),
         curve=curve,
-        standard_error=errors,
+        standard_error=np.sqrt(np.diag(covariance)),
         completions=sum(len(queries) for _, queries in slices) * num_generations,
-        prior=Prior(candidates, tuple((curve - curve.mean()).tolist()), best.temperature),
+        prior=_prior_of(candidates, curve, covariance, best.temperature),
     )
 
 
@@ -206,11 +209,31 @@ def _smoothed(
     noise = np.diag(np.mean(spread) / counts + 1e-6) + common / counts.mean()
     grid = np.asarray(temperatures)
     likeness = np.exp(-0.5 * ((grid[:, None] - grid) / LENGTH) ** 2)
-    expected = np.zeros(len(grid)) if prior is None else MEMORY * np.asarray(prior.curve)
-    height = HEIGHT if prior is None else DRIFT
-    before = height**2 * likeness + OFFSET**2
+    expected, known = np.zeros(len(grid)), np.zeros((len(grid), len(grid)))
+    if prior is not None:
+        expected, known = MEMORY * np.asarray(prior.curve), MEMORY**2 * np.asarray(prior.covariance)
+    surprise = means - expected
+    likeliest = -math.inf
+    for factor in STEEPER:
+        height = factor * (HEIGHT if prior is None else DRIFT)
+        candidate = known + height**2 * likeness + OFFSET**2
+        total = candidate + noise
+        likelihood = -0.5 * float(surprise @ np.linalg.solve(total, surprise) + np.linalg.slogdet(total)[1])
+        if likelihood > likeliest + WORTH:
+            likeliest, before = likelihood, candidate
     gain = np.linalg.solve(before + noise, before).T
-    return expected + gain @ (means - expected), before - gain @ before
+    return expected + gain @ surprise, before - gain @ before
+
+
+def _prior_of(temperatures: tuple[float, ...], curve: np.ndarray, covariance: np.ndarray, temperature: float) -> Prior:
+    """The shape of the curve, without its level."""
+    centre = np.eye(len(curve)) - 1 / len(curve)
+    return Prior(
+        temperatures,
+        tuple((centre @ curve).tolist()),
+        tuple(map(tuple, (centre @ covariance @ centre).tolist())),
+        temperature,
+    )
 
 
 def _winner(curve: np.ndarray, covariance: np.ndarray, current: int | None) -> int:
