@@ -27,8 +27,11 @@ DEFAULT_TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 PAPER_TEMPERATURES = DEFAULT_TEMPERATURES
 PAPER_THRESHOLDS = tuple(step / 10 for step in range(-10, 11))
 MOST_PROBE_QUERIES = 600  # the paper's
-PROBE_SHARE = 1 / 8  # of an iteration's queries, at every temperature
-SLICES_SHARE = 1 / 4  # of an iteration's queries, in all
+PROBE_SHARE = 1 / 8  # of an iteration's queries, at every temperature of a grid
+SLICES_SHARE = 1 / 10  # of an iteration's queries, in all slices together,
+FEWEST_IN_SLICE = 5  # but that many in each of them,
+MOST_IN_SLICES = 1 / 4  # as far as they take no more than this
+EVEN_SHARE = 1 / 10  # of an iteration's queries get K responses in any case
 MUCH_LUCK = 0.2  # share of lucky responses that deserves a warning
 
 SampleRound = Callable[[Sequence[Request]], Rollouts]
@@ -51,15 +54,15 @@ class BalanceCallback(TrainerCallback):
         thresholds (`float` or `Sequence[float]`, *optional*):
             Candidates. `None`: the search is exact, over all thresholds that make a difference.
         num_queries (`int`, *optional*):
-            Queries that the temperature is chosen on. `None`: a quarter of the iteration's for slices; for a grid an
-            eighth, at most 600.
+            Queries that the temperature is chosen on. `None`: for slices a tenth of the iteration's, or 5 for each
+            temperature if that is more, though no more than a quarter; for a grid an eighth; at most 600.
         search (`str`, *optional*):
             `"slices"`: each of these queries at one temperature, nothing sampled in vain. `"grid"`: each of them at
             every temperature, as in the paper; the responses at those that lose are thrown away. `None`: slices, or a
             grid where an iteration has fewer queries than there are temperatures.
         allocation (`str`, *optional*, defaults to `"rounds"`):
             `"rounds"`: the queries after the search are sampled 4 responses at a time, until they have n* good ones
-            (correct, selectable, above the threshold) or had K; an eighth of the queries gets K in any case, to choose
+            (correct, selectable, above the threshold) or had K; a tenth of the queries gets K in any case, to choose
             the threshold and to measure on. `"fixed"`: K for every query.
         reinvest (`str`, *optional*):
             `"hard"`: what rounds save is spent on this iteration's queries that have no good response yet, up to 2 K
@@ -172,10 +175,12 @@ class BalanceCallback(TrainerCallback):
         self.temperatures = self._given_temperatures or (float(temperature),)
         most, needed = plan.num_queries, len(self.temperatures)
         self.search = self._given_search or ("slices" if most >= needed else "grid")
-        self.num_even = min(MOST_PROBE_QUERIES, math.ceil(most * PROBE_SHARE))
-        usual = (
-            min(most, max(math.ceil(most * SLICES_SHARE), 2 * needed)) if self.search == "slices" else self.num_even
-        )
+        self.num_even = min(MOST_PROBE_QUERIES, math.ceil(most * EVEN_SHARE))
+        if self.search == "slices":
+            in_slices = min(max(most * SLICES_SHARE, needed * FEWEST_IN_SLICE), most * MOST_IN_SLICES)
+            usual = max(needed, min(MOST_PROBE_QUERIES, math.ceil(in_slices)))
+        else:
+            usual = min(MOST_PROBE_QUERIES, math.ceil(most * PROBE_SHARE))
         self.num_queries = self._given_num_queries or usual
         if self.num_queries > most:
             raise ConfigurationError(

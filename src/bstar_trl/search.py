@@ -125,8 +125,8 @@ def find_setting(
         chance (`float`): how often the verifier accepts wrong reasoning, in [0, 1).
         step_if_correct (`float`): what a wrong response's total would gain had the verifier accepted it.
         rng (`np.random.Generator`): deals the queries out to the temperatures.
-        prior (`Prior`, *optional*): what the search before left. Its temperature stays where the difference is noise: no other is
-            better by a tenth of the difference's standard error.
+        prior (`Prior`, *optional*): what the search before left. Its temperature stays where the difference
+            is noise: where no other is better by a tenth of the difference's standard error.
         smooth (`bool`): share strength between neighbours and with the prior. If not, the temperature with the highest
             mean wins, of equal ones the lowest, as in the paper.
 
