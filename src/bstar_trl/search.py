@@ -22,13 +22,13 @@ from .records import Setting
 
 # Of scores in 0..1 and temperatures around 1; chosen on recordings (`benchmarks/search.py`).
 LENGTH = 0.5  # temperatures closer than this have similar scores
-HEIGHT = 0.1  # how much scores differ over such a distance
-DRIFT = 0.1  # how much they change from one iteration to the next
-STEEPER = (1.0, 2.0, 4.0, 8.0)  # factors on both, where the scores ask for it
+HEIGHT = 0.1  # how much scores differ over such a distance, and how much the outermost are expected to lose
+DRIFT = 0.06  # how much they change from one iteration to the next
+STEEPER = ((1.0, 1.0), (2.0, 0.7), (4.0, 0.5), (8.0, 0.3))  # factors on height and length, where the scores ask for it
 MEMORY = 0.9  # how much of the last curve is expected to remain
-STAY = 0.1  # standard errors that another temperature must be better by
+STAY = 0.25  # standard errors that another temperature must be better by
 WORTH = 1.0  # log-likelihood that a steeper curve must gain
-OFFSET = 1.0  # how much is known of the curve's level before: nothing
+OFFSET = 1.0  # how far the curve's level may lie from 0: nothing is known of it
 
 Slice = tuple[float, tuple[int, ...]]
 Sample = Callable[[Sequence[Slice]], Sequence[Sequence[Any]]]
@@ -126,7 +126,7 @@ def find_setting(
         step_if_correct (`float`): what a wrong response's total would gain had the verifier accepted it.
         rng (`np.random.Generator`): deals the queries out to the temperatures.
         prior (`Prior`, *optional*): what the search before left. Its temperature stays where the difference
-            is noise: where no other is better by a tenth of the difference's standard error.
+            is noise: where no other is better by a quarter of the difference's standard error.
         smooth (`bool`): share strength between neighbours and with the prior. If not, the temperature with the highest
             mean wins, of equal ones the lowest, as in the paper.
 
@@ -208,14 +208,16 @@ def _smoothed(
     # One variance for all: those of single temperatures are too uncertain themselves.
     noise = np.diag(np.mean(spread) / counts + 1e-6) + common / counts.mean()
     grid = np.asarray(temperatures)
-    likeness = np.exp(-0.5 * ((grid[:, None] - grid) / LENGTH) ** 2)
-    expected, known = np.zeros(len(grid)), np.zeros((len(grid), len(grid)))
+    middle, reach = (grid[0] + grid[-1]) / 2, max((grid[-1] - grid[0]) / 2, 1e-9)
+    expected, known = -HEIGHT * ((grid - middle) / reach) ** 2, np.zeros((len(grid), len(grid)))
     if prior is not None:
-        expected, known = MEMORY * np.asarray(prior.curve), MEMORY**2 * np.asarray(prior.covariance)
+        expected = MEMORY * np.asarray(prior.curve) + (1 - MEMORY) * expected
+        known = MEMORY**2 * np.asarray(prior.covariance)
     surprise = means - expected
     likeliest = -math.inf
-    for factor in STEEPER:
-        height = factor * (HEIGHT if prior is None else DRIFT)
+    for higher, shorter in STEEPER:
+        height, length = higher * (HEIGHT if prior is None else DRIFT), shorter * LENGTH
+        likeness = np.exp(-0.5 * ((grid[:, None] - grid) / length) ** 2)
         candidate = known + height**2 * likeness + OFFSET**2
         total = candidate + noise
         likelihood = -0.5 * float(surprise @ np.linalg.solve(total, surprise) + np.linalg.slogdet(total)[1])
