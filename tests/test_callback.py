@@ -11,16 +11,27 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from bstar_trl import BalanceCallback, Exploration, Request, Rollouts, Setting
 from bstar_trl.balance import balance_score
 from bstar_trl.config import IterationPlan
+from bstar_trl.errors import ConfigurationError
 
 K = 8
 PLAN = IterationPlan(num_queries=24, num_samples=48, num_steps=5, batch_size=8, target=2.0)
 
 
 class World:
-    """Answers requests by a rule: at temperature T a response is correct with chance `chance(T)`."""
+    """Answers requests by a rule: at temperature T a response is correct with chance `chance(T)` x the query's ease.
 
-    def __init__(self, chance, seed: int = 0):
+    `guess`: how often the verifier accepts wrong reasoning, as it is told to the callback. A scorer adds `separation`
+    for correct responses, takes it from others, and adds noise.
+    """
+
+    def __init__(
+        self, chance, seed: int = 0, *, ease=None, guess: float = 0.0, noise: float = 0.3, separation: float = 0.4
+    ):
         self.chance = chance
+        self.ease = ease
+        self.guess = guess
+        self.noise = noise
+        self.separation = separation
         self.rng = np.random.default_rng(seed)
         self.calls: list[list[Request]] = []
 
@@ -28,8 +39,9 @@ class World:
         self.calls.append(list(requests))
         query_ids = np.concatenate([np.repeat(item.query_ids, item.n) for item in requests])
         temperatures = np.concatenate([np.full(len(item.query_ids) * item.n, item.temperature) for item in requests])
-        correct = self.rng.random(len(query_ids)) < np.array([self.chance(value) for value in temperatures])
-        scorer = np.where(correct, 0.4, -0.4) + self.rng.normal(0, 0.3, len(query_ids))
+        ease = 1.0 if self.ease is None else self.ease[query_ids]
+        correct = self.rng.random(len(query_ids)) < ease * np.array([self.chance(value) for value in temperatures])
+        scorer = np.where(correct, self.separation, -self.separation) + self.rng.normal(0, self.noise, len(query_ids))
         size = len(query_ids)
         return Rollouts(
             query_ids_R=query_ids.astype(np.int64),
@@ -38,7 +50,7 @@ class World:
             correct_R=correct,
             judged_R=np.ones(size, dtype=bool),
             step_R=1.0 - correct,
-            chance_R=np.zeros(size),
+            chance_R=np.full(size, self.guess),
             ended_R=np.ones(size, dtype=bool),
             lengths_R=np.ones(size, dtype=np.int32),
             text_ids_R=self.rng.integers(2**63, size=size).astype(np.uint64),
@@ -70,14 +82,15 @@ def brute_force(rollouts: Rollouts) -> float:
 
 def test_finds_the_temperature_with_the_best_score():
     world = World(lambda temperature: {0.5: 0.1, 0.8: 0.6, 1.1: 0.2}[temperature])
-    balance = make_callback([0.5, 0.8, 1.1], num_queries=10)
+    balance = make_callback([0.5, 0.8, 1.1], num_queries=10, search="grid", allocation="fixed")
     exploration = balance.explore(world, list(range(24)))
     rollouts, setting = exploration.rollouts, balance.settle(exploration)
     assert setting.temperature == 0.8
     assert setting.score == pytest.approx(brute_force(rollouts))
     assert len(rollouts) == 24 * K
     assert [item.temperature for item in world.calls[0]] == [0.5, 0.8, 1.1]
-    assert world.calls[0][0].query_ids == tuple(range(10))
+    assert len({request.query_ids for request in world.calls[0]}) == 1
+    assert set(world.calls[0][0].query_ids) == set(range(10))
     assert world.calls[1][0].query_ids == tuple(range(10, 24))
     assert len({request.seed for call in world.calls for request in call}) == 4
 
@@ -85,7 +98,9 @@ def test_finds_the_temperature_with_the_best_score():
 def test_threshold_on_the_probe_is_the_papers_letter():
     def run(threshold_on):
         world = World(lambda temperature: 0.5)
-        balance = make_callback([0.7, 0.9], num_queries=6, threshold_on=threshold_on)
+        balance = make_callback(
+            [0.7, 0.9], num_queries=6, threshold_on=threshold_on, search="grid", allocation="fixed", chance=0.0
+        )
         exploration = balance.explore(world, list(range(24)))
         return exploration.rollouts, balance.settle(exploration)
 
@@ -111,37 +126,47 @@ def test_grid_of_thresholds_is_kept_to():
 
 
 def test_nothing_correct_keeps_the_previous_setting_and_says_so(caplog):
-    balance = make_callback([0.5, 1.5], num_queries=4, temperature=0.9)
+    balance = make_callback([0.5, 1.5], num_queries=4, temperature=0.9, search="grid")
     hopeless = World(lambda temperature: 0.0)
     exploration = balance.explore(hopeless, list(range(24)))
     rollouts, setting = exploration.rollouts, balance.settle(exploration)
     assert (setting.temperature, setting.threshold, setting.score) == (0.9, 0.0, 0.0)
     assert len(rollouts) == 24 * K  # T = 0.9 was not probed, so every query is sampled at it
     assert set(rollouts.temperatures_R) == {0.9}
-    assert "no correct response at any temperature (0.5, 1.5)" in caplog.text
+    assert "No temperature (0.5, 1.5) scores above 0 on 4 queries" in caplog.text
     found = balance.settle(balance.explore(World(lambda temperature: 0.5), list(range(24))))
     kept = balance.settle(balance.explore(hopeless, list(range(24))))
     assert (kept.temperature, kept.threshold, kept.score) == (found.temperature, found.threshold, 0.0)
 
 
 def test_probe_may_take_all_queries():
-    balance = make_callback([0.5, 1.0], num_queries=24)
-    world = World(lambda temperature: 0.5)
-    assert len(balance.explore(world, list(range(24))).rollouts) == 24 * K
-    assert len(world.calls) == 1
+    for search in ("grid", "slices"):
+        balance = make_callback([0.5, 1.0], num_queries=24, search=search)
+        world = World(lambda temperature: 0.5)
+        assert len(balance.explore(world, list(range(24))).rollouts) == 24 * K
+        assert len(world.calls) == 1
 
 
 def test_defaults_are_the_designs():
     balance = make_callback()
     assert balance.temperatures == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2])
-    assert balance.num_queries == 3  # an eighth of 24
-    big = BalanceCallback()
-    big.setup(IterationPlan(11_500, 67_500, 500, 128, 5.87), num_generations=64, temperature=1.0, seed=0)
-    assert big.num_queries == 600
+    assert (balance.search, balance.num_queries, balance.num_even) == ("slices", 8, 3)  # one for each temperature
+
+    def with_queries(num_queries, **options):
+        balance = BalanceCallback(**options)
+        balance.setup(IterationPlan(num_queries, 67_500, 500, 128, 5.87), num_generations=64, temperature=1, seed=0)
+        return balance.search, balance.num_queries, balance.num_even
+
+    assert with_queries(7) == ("grid", 1, 1)  # too few for slices
+    assert with_queries(160) == ("slices", 40, 16)  # five for each temperature
+    assert with_queries(1_000) == ("slices", 100, 100)  # a tenth
+    assert with_queries(11_500) == ("slices", 600, 600)
+    assert with_queries(160, search="grid") == ("grid", 20, 16)  # an eighth
+    assert with_queries(11_500, search="grid") == ("grid", 600, 600)
 
 
 def test_none_means_the_trainers_temperature():
-    balance = make_callback(None, temperature=0.65)
+    balance = make_callback(None, temperature=0.65, allocation="fixed")
     world = World(lambda temperature: 0.5)
     balance.explore(world, list(range(24)))
     assert [[item.temperature for item in call] for call in world.calls] == [[0.65]]
@@ -201,3 +226,229 @@ def test_numpy_numbers_of_a_subclass_become_plain_ones():
     assert entry["balance/noise"] == 0.25
     assert {type(value) for value in entry.values()} == {float}
     assert {type(value) for value in balance.state_dict()["setting"].values()} == {float}
+
+
+QUERIES = list(range(24))
+EASE = np.linspace(0.0, 1.6, 24)
+
+
+def tries_of(rollouts: Rollouts, queries) -> dict[int, int]:
+    return {query: int((rollouts.query_ids_R == query).sum()) for query in queries}
+
+
+def good(rollouts: Rollouts, threshold: float) -> np.ndarray:
+    """Texts never repeat and all responses end in this world, so every correct one above the threshold is good."""
+    return rollouts.correct_R & (rollouts.rewards_R > threshold)
+
+
+def test_slices_cost_nothing():
+    world = World(lambda temperature: {0.5: 0.2, 0.8: 0.6, 1.1: 0.3}[temperature])
+    balance = make_callback([0.5, 0.8, 1.1], num_queries=9, allocation="fixed")
+    exploration = balance.explore(world, QUERIES)
+    assert tries_of(exploration.rollouts, QUERIES) == dict.fromkeys(QUERIES, K)
+    sliced, rest = world.calls
+    assert [request.temperature for request in sliced] == [0.5, 0.8, 1.1]
+    assert sorted(query for request in sliced for query in request.query_ids) == QUERIES[:9]
+    assert [(request.temperature, request.query_ids) for request in rest] == [
+        (exploration.temperature, tuple(QUERIES[9:]))
+    ]
+    entry = balance.record(balance.settle(exploration), exploration, num_sampled=24 * K)
+    assert entry["balance/extra_completions"] == entry["balance/saved_completions"] == 0
+    assert entry["balance/probe_completions"] == 9 * K
+    # What is measured is measured at the winner: its slice and the rest.
+    assert set(exploration.evenly_sampled.temperatures_R) == {exploration.temperature}
+    assert len(exploration.evenly_sampled) == (3 + 15) * K
+
+
+@pytest.mark.parametrize("target", [2.0, 1.5, 3.7])
+def test_rounds_stop_when_a_query_has_enough(target):
+    world = World(lambda temperature: 0.5, ease=EASE)
+    balance = BalanceCallback(0.7)
+    plan = IterationPlan(num_queries=24, num_samples=48, num_steps=5, batch_size=8, target=target)
+    balance.setup(plan, num_generations=11, temperature=1.0, seed=0)  # rounds of 4, 4 and 3
+    exploration = balance.explore(world, QUERIES)
+    rollouts, wanted = exploration.rollouts, int(np.ceil(target))
+    tries = tries_of(rollouts, QUERIES)
+    assert [tries[query] for query in QUERIES[:3]] == [11, 11, 11]  # a tenth, in any case
+    for query in QUERIES[3:]:
+        mine = good(rollouts.take(rollouts.query_ids_R == query), exploration.threshold)
+        stops = [size for size in (4, 8, 11) if mine[:size].sum() >= wanted]
+        assert tries[query] == (stops[0] if stops else 11)
+    assert len(set(tries.values())) == 3
+    assert [request.n for call in world.calls for request in call] == [11, 4, 4, 3]
+    assert len(world.calls) == 3  # the queries with 11 in any case come with the first round
+    entry = balance.record(balance.settle(exploration), exploration, num_sampled=len(rollouts))
+    assert entry["balance/saved_completions"] == 24 * 11 - len(rollouts) > 0
+    assert entry["balance/extra_completions"] == 0
+
+
+def test_all_solved_at_once_and_none_ever():
+    balance = make_callback(0.7)
+    easy = World(lambda temperature: 1.0, noise=0.0)
+    exploration = balance.explore(easy, QUERIES)
+    assert len(easy.calls) == 1
+    assert tries_of(exploration.rollouts, QUERIES[3:]) == dict.fromkeys(QUERIES[3:], 4)
+    hopeless = World(lambda temperature: 0.0)
+    exploration = balance.explore(hopeless, QUERIES)
+    assert tries_of(exploration.rollouts, QUERIES) == dict.fromkeys(QUERIES, K)
+    assert balance.settle(exploration).score == 0.0
+
+
+def test_fewer_than_four_responses_come_in_one_round():
+    balance = BalanceCallback(0.7)
+    balance.setup(PLAN, num_generations=3, temperature=1.0, seed=0)
+    world = World(lambda temperature: 0.5)
+    assert tries_of(balance.explore(world, QUERIES).rollouts, QUERIES) == dict.fromkeys(QUERIES, 3)
+    assert len(world.calls) == 1
+
+
+def test_what_is_saved_goes_to_hard_queries():
+    for seed in range(8):
+        world = World(lambda temperature: 0.6, seed, ease=EASE)
+        balance = make_callback([0.7, 0.9], num_queries=4, reinvest="hard")
+        exploration = balance.explore(world, QUERIES)
+        rollouts = exploration.rollouts
+        assert len(rollouts) <= 24 * K
+        is_good = good(rollouts, exploration.threshold)
+        for query, tries in tries_of(rollouts, QUERIES).items():
+            assert tries <= 2 * K
+            mine = is_good[rollouts.query_ids_R == query]
+            if tries > K:
+                assert not mine[:K].any()
+                assert not mine[: tries - 4].any()  # a round after the first good one there is no other
+    assert max(tries_of(rollouts, QUERIES).values()) > K
+
+
+def test_stopping_on_the_outcome_biases_nothing_that_is_measured():
+    """Many iterations of one policy: pass@1 of the first rounds, and the score at the chosen threshold of the queries
+    with K responses in any case, agree with the truth; pass@1 of all responses does not."""
+    first, even, everything, scores = [], [], [], []
+    for seed in range(150):
+        world = World(lambda temperature: 0.5, seed, ease=np.roll(EASE, seed))
+        balance = BalanceCallback(0.7, thresholds=0.6)
+        balance.setup(PLAN, num_generations=K, temperature=1.0, seed=seed)
+        exploration = balance.explore(world, QUERIES)
+        first.append(exploration.sampled_first.correct_R.mean())
+        even.append(exploration.evenly_sampled.grids.correct_NK.any(axis=1).mean())
+        everything.append(exploration.rollouts.correct_R.mean())
+        scores.append(balance.settle(exploration).score)
+    rng = np.random.default_rng(1)
+    truth = rng.random((20_000, 24, K)) < np.minimum(0.5 * EASE, 1)[:, None]
+    reward = truth + np.where(truth, 0.4, -0.4) + rng.normal(0, 0.3, truth.shape)
+    kept = reward > 0.6
+    n, right = kept.sum(axis=2), (kept & truth).sum(axis=2)
+    true_score = float((np.minimum(right / 2, 1) * right / np.maximum(n, 1)).mean())
+    assert np.mean(first) == pytest.approx(truth.mean(), abs=0.02)
+    assert np.mean(even) == pytest.approx(truth.any(axis=2).mean(), abs=0.04)
+    assert np.mean(scores) == pytest.approx(true_score, abs=0.03)
+    assert abs(np.mean(everything) - truth.mean()) > 0.03
+
+
+def test_main_process_decides_who_goes_on():
+    class Agreeing(World):
+        """Another process's view: it never lets query 23 go on."""
+
+        def agree(self, value):
+            return [query for query in value if query != 23] if isinstance(value, list) else value
+
+    balance = make_callback(0.7)
+    exploration = balance.explore(Agreeing(lambda temperature: 0.0), QUERIES)
+    assert tries_of(exploration.rollouts, [22, 23]) == {22: K, 23: 4}
+
+
+def test_luck_does_not_keep_correct_responses_from_being_trained_on(caplog):
+    world = World(lambda temperature: 0.2, guess=0.45, noise=0.0, separation=0.0)
+    balance = make_callback(0.7, allocation="fixed")
+    exploration = balance.explore(world, QUERIES)
+    setting = balance.settle(exploration)
+    assert setting.score < 0.05
+    assert good(exploration.rollouts, setting.threshold).sum() > 10
+    entry = balance.record(setting, exploration, num_sampled=24 * K)
+    assert entry["select/lucky_share"] > 0.9
+    assert entry["balance/chance"] == pytest.approx(0.45)
+    assert "right by luck" in caplog.text
+    caplog.clear()
+    balance.record(setting, exploration, num_sampled=24 * K)
+    assert "right by luck" not in caplog.text
+
+
+def test_luck_that_was_trained_on_is_expected_again():
+    def step(balance):
+        exploration = balance.explore(World(lambda temperature: 0.6, 5, guess=0.1, noise=0.0, separation=0.0), QUERIES)
+        return balance.record(balance.settle(exploration), exploration, num_sampled=24 * K)["balance/chance"]
+
+    balance = make_callback(0.7)
+    assert step(balance) == pytest.approx(0.1)  # nothing was trained on yet
+    balance._trained_share = 0.5
+    learned = step(balance)
+    assert learned > 0.2
+    balance._trained_share = 0.5
+    resumed = make_callback(0.7)
+    resumed.load_state_dict(balance.state_dict())
+    assert step(resumed) == step(balance)
+    assert step(make_callback(0.7, chance=0.25)) == pytest.approx(0.25)  # a number is taken as it is
+    assert step(make_callback(0.7, chance=0)) == 0
+
+
+def test_paper_is_the_papers_letter():
+    """Algorithm 1: probe the same queries at every temperature, take the pair with the highest mean of equation 3."""
+    temperatures = [0.5, 0.8, 1.1]
+    for seed in range(5):
+        world = World(lambda temperature: 0.3 + 0.1 * temperature, seed, ease=EASE, guess=0.4)
+        balance = BalanceCallback.paper(temperatures, num_queries=6)
+        balance.setup(PLAN, num_generations=K, temperature=1.0, seed=seed)
+        assert balance.thresholds == pytest.approx(np.round(np.arange(-1, 1.01, 0.1), 1))
+        probed = []
+        world_call = world.__call__
+
+        def sample(requests, call=world_call, probed=probed):
+            probed.append(call(requests))
+            return probed[-1]
+
+        exploration = balance.explore(sample, QUERIES)
+        setting = balance.settle(exploration)
+        best = (-1.0, 0.0, 0.0)
+        for temperature in temperatures:
+            mine = probed[0].at(temperature)
+            for threshold in np.round(np.arange(-1, 1.01, 0.1), 1):
+                kept = mine.rewards_R > threshold
+                scores = []
+                for query in range(6):
+                    n = (kept & (mine.query_ids_R == query)).sum()
+                    right = (kept & mine.correct_R & (mine.query_ids_R == query)).sum()
+                    scores.append(min(right / 2.0, 1) * right / n if n else 0.0)
+                if np.mean(scores) > best[0] + 1e-12 or (temperature == best[1] and np.mean(scores) > best[0] - 1e-12):
+                    best = (float(np.mean(scores)), temperature, float(threshold))
+        assert (setting.temperature, setting.threshold) == (best[1], pytest.approx(best[2]))
+        assert [request.temperature for request in world.calls[0]] == temperatures
+        assert {request.query_ids for request in world.calls[0]} == {tuple(range(6))}
+        assert [(request.query_ids, request.n) for request in world.calls[1]] == [(tuple(range(6, 24)), K)]
+        assert tries_of(exploration.rollouts, QUERIES) == dict.fromkeys(QUERIES, K)
+        entry = balance.record(setting, exploration, num_sampled=24 * K + 2 * 6 * K)
+        assert entry["balance/chance"] == 0
+        assert entry["balance/extra_completions"] == 2 * 6 * K
+    defaults = BalanceCallback.paper()
+    defaults.setup(IterationPlan(11_500, 67_500, 500, 128, 5.87), num_generations=64, temperature=1.0, seed=0)
+    assert defaults.num_queries == 600
+    assert defaults.temperatures == pytest.approx(np.round(np.arange(0.5, 1.21, 0.1), 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"search": "line"}, "search must be None or 'slices' or 'grid', got 'line'"),
+        ({"allocation": "even"}, "allocation must be 'rounds' or 'fixed', got 'even'"),
+        ({"reinvest": "soft"}, "reinvest must be None or 'hard', got 'soft'"),
+        ({"reinvest": "hard", "allocation": "fixed"}, "it needs allocation='rounds'"),
+        ({"chance": 1.0}, r"chance must be a number in \[0, 1\) or 'estimate', got 1.0"),
+        ({"chance": "guess"}, r"chance must be a number in \[0, 1\) or 'estimate', got 'guess'"),
+    ],
+)
+def test_unknown_words_are_refused(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        BalanceCallback(**options)
+
+
+def test_slices_need_a_query_for_each_temperature():
+    with pytest.raises(ConfigurationError, match="search='slices' needs a query for each of 3 temperatures"):
+        make_callback([0.5, 0.8, 1.1], num_queries=2, search="slices")
