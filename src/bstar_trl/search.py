@@ -27,7 +27,8 @@ DRIFT = 0.06  # how much they change from one iteration to the next
 STEEPER = ((1.0, 1.0), (2.0, 0.7), (4.0, 0.5), (8.0, 0.3))  # factors on height and length, where the scores ask for it
 MEMORY = 0.9  # how much of the last curve is expected to remain
 STAY = 0.25  # standard errors that another temperature must be better by
-WORTH = 1.0  # log-likelihood that a steeper curve must gain
+WORTH = 3.0  # log-likelihood that a steeper curve must gain
+DRAWS = 1000  # of the curve, to see which temperature is likely to be the best
 OFFSET = 1.0  # how far the curve's level may lie from 0: nothing is known of it
 
 Slice = tuple[float, tuple[int, ...]]
@@ -143,7 +144,9 @@ def find_setting(
         raise ConfigurationError(
             f"num_queries and num_generations must be at least 1, got {num_queries} and {num_generations}"
         )
-    slices = _deal(candidates, num_queries, budget // num_generations, disjoint=disjoint, rng=rng)
+    usable = prior if smooth and prior is not None and prior.temperatures == candidates else None
+    shares = _shares(candidates, usable, rng)
+    slices = _deal(candidates, num_queries, budget // num_generations, disjoint=disjoint, shares=shares, rng=rng)
     observed = [Observed(*item) for item in sample(slices)]
     scores, found = [], []
     for (temperature, _), item in zip(slices, observed, strict=True):
@@ -156,7 +159,6 @@ def find_setting(
         scores.append(balance_scores(item.rewards, item.correct, target, threshold, **options))
         found.append(Setting(temperature, threshold))
     if smooth:
-        usable = prior if prior is not None and prior.temperatures == candidates else None
         curve, covariance = _smoothed(candidates, scores, paired=not disjoint, prior=usable)
         winner = _winner(curve, covariance, None if usable is None else candidates.index(usable.temperature))
     else:
@@ -174,23 +176,59 @@ def find_setting(
     )
 
 
+def _shares(temperatures: Sequence[float], prior: Prior | None, rng: np.random.Generator) -> np.ndarray:
+    """The part of the slices that each temperature gets: half of them evenly, half by its chance to be the best."""
+    even = np.full(len(temperatures), 1 / len(temperatures))
+    if prior is None:
+        return even
+    expected, known = _expected(temperatures, prior)
+    likely = rng.multivariate_normal(expected, known + DRIFT**2 * _likeness(temperatures), size=DRAWS, method="eigh")
+    best = np.bincount(likely.argmax(axis=1), minlength=len(temperatures)) / DRAWS
+    return (even + best) / 2
+
+
 def _deal(
-    temperatures: Sequence[float], num_queries: int, slots: int, *, disjoint: bool, rng: np.random.Generator
+    temperatures: Sequence[float],
+    num_queries: int,
+    slots: int,
+    *,
+    disjoint: bool,
+    shares: np.ndarray,
+    rng: np.random.Generator,
 ) -> list[Slice]:
     """Query indices for each temperature; a slot is one query at one temperature."""
-    each = slots // len(temperatures)
     needed = len(temperatures) if disjoint else 1
-    if each < 1 or num_queries < needed:
+    if slots < len(temperatures) or num_queries < needed:
         raise ConfigurationError(
             f"the budget must pay for one query at each of {len(temperatures)} temperatures, got {slots} queries' "
             f"responses and {num_queries} queries"
         )
+    order = rng.permutation(num_queries).tolist()
     if not disjoint:
-        chosen = tuple(sorted(rng.permutation(num_queries)[:each].tolist()))
+        chosen = tuple(sorted(order[: slots // len(temperatures)]))
         return [(temperature, chosen) for temperature in temperatures]
-    used = min(slots, num_queries)
-    parts = np.array_split(rng.permutation(num_queries)[:used], len(temperatures))
-    return [(temperature, tuple(sorted(part.tolist()))) for temperature, part in zip(temperatures, parts, strict=True)]
+    # One for each temperature, the others by their shares, the largest remainders first.
+    spare = min(slots, num_queries) - needed
+    sizes = np.floor(shares * spare).astype(int)
+    sizes[np.argsort(sizes - shares * spare, kind="stable")[: spare - sizes.sum()]] += 1
+    ends = np.cumsum(sizes + 1).tolist()
+    parts = [order[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [(temperature, tuple(sorted(part))) for temperature, part in zip(temperatures, parts, strict=True)]
+
+
+def _likeness(temperatures: Sequence[float], shorter: float = 1.0) -> np.ndarray:
+    grid = np.asarray(temperatures)
+    return np.exp(-0.5 * ((grid[:, None] - grid) / (shorter * LENGTH)) ** 2)
+
+
+def _expected(temperatures: Sequence[float], prior: Prior | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the curve before this search, but for what may have changed since the last one."""
+    grid = np.asarray(temperatures)
+    middle, reach = (grid[0] + grid[-1]) / 2, max((grid[-1] - grid[0]) / 2, 1e-9)
+    concave = -HEIGHT * ((grid - middle) / reach) ** 2
+    if prior is None:
+        return concave, np.zeros((len(grid), len(grid)))
+    return MEMORY * np.asarray(prior.curve) + (1 - MEMORY) * concave, MEMORY**2 * np.asarray(prior.covariance)
 
 
 def _smoothed(
@@ -207,18 +245,12 @@ def _smoothed(
         common, spread = 0.0, [_variance(item) for item in scores]
     # One variance for all: those of single temperatures are too uncertain themselves.
     noise = np.diag(np.mean(spread) / counts + 1e-6) + common / counts.mean()
-    grid = np.asarray(temperatures)
-    middle, reach = (grid[0] + grid[-1]) / 2, max((grid[-1] - grid[0]) / 2, 1e-9)
-    expected, known = -HEIGHT * ((grid - middle) / reach) ** 2, np.zeros((len(grid), len(grid)))
-    if prior is not None:
-        expected = MEMORY * np.asarray(prior.curve) + (1 - MEMORY) * expected
-        known = MEMORY**2 * np.asarray(prior.covariance)
+    expected, known = _expected(temperatures, prior)
     surprise = means - expected
     likeliest = -math.inf
     for higher, shorter in STEEPER:
-        height, length = higher * (HEIGHT if prior is None else DRIFT), shorter * LENGTH
-        likeness = np.exp(-0.5 * ((grid[:, None] - grid) / length) ** 2)
-        candidate = known + height**2 * likeness + OFFSET**2
+        height = higher * (HEIGHT if prior is None else DRIFT)
+        candidate = known + height**2 * _likeness(temperatures, shorter) + OFFSET**2
         total = candidate + noise
         likelihood = -0.5 * float(surprise @ np.linalg.solve(total, surprise) + np.linalg.slogdet(total)[1])
         if likelihood > likeliest + WORTH:
