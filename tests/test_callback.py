@@ -150,7 +150,7 @@ def test_probe_may_take_all_queries():
 def test_defaults_are_the_designs():
     balance = make_callback()
     assert balance.temperatures == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2])
-    assert (balance.search, balance.num_queries, balance.num_even) == ("slices", 8, 3)  # one for each temperature
+    assert (balance.search, balance.num_queries, balance.num_even) == ("slices", 8, 2)  # one for each temperature
 
     def with_queries(num_queries, **options):
         balance = BalanceCallback(**options)
@@ -158,10 +158,10 @@ def test_defaults_are_the_designs():
         return balance.search, balance.num_queries, balance.num_even
 
     assert with_queries(7) == ("grid", 1, 1)  # too few for slices
-    assert with_queries(160) == ("slices", 40, 16)  # five for each temperature
-    assert with_queries(1_000) == ("slices", 100, 100)  # a tenth
+    assert with_queries(160) == ("slices", 32, 14)  # four for each temperature
+    assert with_queries(1_200) == ("slices", 100, 100)  # a twelfth
     assert with_queries(11_500) == ("slices", 600, 600)
-    assert with_queries(160, search="grid") == ("grid", 20, 16)  # an eighth
+    assert with_queries(160, search="grid") == ("grid", 20, 14)  # an eighth
     assert with_queries(11_500, search="grid") == ("grid", 600, 600)
 
 
@@ -269,12 +269,12 @@ def test_rounds_stop_when_a_query_has_enough(target):
     exploration = balance.explore(world, QUERIES)
     rollouts, wanted = exploration.rollouts, int(np.ceil(target))
     tries = tries_of(rollouts, QUERIES)
-    assert [tries[query] for query in QUERIES[:3]] == [11, 11, 11]  # a tenth, in any case
-    for query in QUERIES[3:]:
+    assert [tries[query] for query in QUERIES[:2]] == [11, 11]  # a twelfth, in any case
+    for query in QUERIES[2:]:
         mine = good(rollouts.take(rollouts.query_ids_R == query), exploration.threshold)
         stops = [size for size in (4, 8, 11) if mine[:size].sum() >= wanted]
         assert tries[query] == (stops[0] if stops else 11)
-    assert len(set(tries.values())) == 3
+    assert len(set(tries.values())) >= 2
     assert [request.n for call in world.calls for request in call] == [11, 4, 4, 3]
     assert len(world.calls) == 3  # the queries with 11 in any case come with the first round
     entry = balance.record(balance.settle(exploration), exploration, num_sampled=len(rollouts))

@@ -42,9 +42,12 @@ ORDER = [
     "testbed",
     "cli",
 ]
-LIGHT = {"errors", "luck", "balance", "selection", "metrics", "records", "concurrency", "answers", "sandbox"}
+LIGHT = {
+    "errors", "luck", "balance", "selection", "metrics", "records", "search", "allocation", "concurrency", "answers",
+    "sandbox",
+}  # fmt: skip
 HEAVY = {"torch", "trl", "transformers", "accelerate", "peft", "datasets", "vllm"}
-NUMPY_ONLY = {"balance", "selection"}
+NUMPY_ONLY = {"luck", "balance", "selection"}
 # TRL's generation hooks and training internals that have changed between its releases.
 PRIVATE_HOOKS = [
     "_get_per_token_logps_and_entropies",

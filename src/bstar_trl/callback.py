@@ -227,19 +227,19 @@ class BalanceCallback(TrainerCallback):
         kept, temperature, threshold, figures = self._find_temperature(ask, agree, queries)
         explored = set() if kept is None else set(kept.query_ids_R.tolist())
         rest = [query for query in queries if query not in explored]
-        num_even = len(rest) if self.allocation == "fixed" else self.num_even
-        in_rounds, size = rest[num_even:], min(ROUND, self.num_generations)
+        most = self.num_generations
+        num_even = len(rest) if self.allocation == "fixed" or most <= ROUND else self.num_even
+        in_rounds = rest[num_even:]
         parts = [] if kept is None else [kept]
         if rest:
-            parts.append(ask((temperature, rest[:num_even], self.num_generations), (temperature, in_rounds, size)))
+            parts.append(ask((temperature, rest[:num_even], most), (temperature, in_rounds, ROUND)))
         begun = concatenate(parts)
         first = begun.at(temperature)
         even = first.take(~np.isin(first.query_ids_R, in_rounds))
         if self.threshold_on == "all" or threshold is None:
             threshold = agree(self._best_threshold(even))[0]
         rounds = Rounds(begun, lambda who, n: ask((temperature, who, n)), agree, threshold=threshold)
-        most = self.num_generations
-        rounds.until_good(in_rounds, wanted=math.ceil(self.target), tries=size, most=most)
+        rounds.until_good(in_rounds, wanted=math.ceil(self.target), tries=ROUND, most=most)
         if self.reinvest == "hard":
             saved = len(queries) * most - len(rounds.rollouts)
             hard = [query for query, good in zip(queries, rounds.num_good(queries), strict=True) if not good]

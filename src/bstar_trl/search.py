@@ -203,10 +203,11 @@ def _deal(
             f"the budget must pay for one query at each of {len(temperatures)} temperatures, got {slots} queries' "
             f"responses and {num_queries} queries"
         )
-    order = rng.permutation(num_queries).tolist()
+    each = slots // len(temperatures)
     if not disjoint:
-        chosen = tuple(sorted(order[: slots // len(temperatures)]))
-        return [(temperature, chosen) for temperature in temperatures]
+        chosen = range(num_queries) if each >= num_queries else sorted(rng.permutation(num_queries)[:each].tolist())
+        return [(temperature, tuple(chosen)) for temperature in temperatures]
+    order = rng.permutation(num_queries).tolist()
     # One for each temperature, the others by their shares, the largest remainders first.
     spare = min(slots, num_queries) - needed
     sizes = np.floor(shares * spare).astype(int)

@@ -150,8 +150,8 @@ def test_a_token_without_an_embedding_is_named(tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["hh"])
     rows = Dataset.from_dict({"prompt": ["1+1=", "hh", "2+2="]})
-    message = r"prompt of {} 1{} holds the token 'hh' with the id 26.*26 tokens.*resize_token_embeddings\(27\)"
-    with pytest.raises(DatasetError, match=message.format("row", " of the training dataset")):
+    message = r"prompt of {}{} holds the token 'hh' with the id 26.*26 tokens.*resize_token_embeddings\(27\)"
+    with pytest.raises(DatasetError, match=message.format("row 1", " of the training dataset")):
         make_trainer(tmp_path, make_model(), processing_class=tokenizer, train_dataset=rows)
     trainer = make_trainer(
         tmp_path,
@@ -161,7 +161,7 @@ def test_a_token_without_an_embedding_is_named(tmp_path):
         max_steps=1,
         shuffle_dataset=False,
     )
-    with pytest.raises(DatasetError, match=message.format("query", "")):
+    with pytest.raises(DatasetError, match=message.format("query [0-9]+", "")):
         trainer.train()
 
 
@@ -298,7 +298,8 @@ def test_figures_of_lengths_and_rewards_by_hand(tmp_path, model_path):
             self.rollouts = rollouts
             return super().select_responses(rollouts, setting)
 
-    trainer = make_trainer(tmp_path, model_path, trainer=Recorder, max_steps=1)
+    balance = BalanceCallback(0.7, allocation="fixed")
+    trainer = make_trainer(tmp_path, model_path, trainer=Recorder, max_steps=1, callbacks=[balance])
     trainer.train()
     rollouts, logged = trainer.rollouts, trainer.state.log_history[-1]
     ended = rollouts.lengths_R[rollouts.ended_R]

@@ -10,7 +10,7 @@ from conftest import has_digit, make_dataset, make_trainer, text_of
 from datasets import Dataset
 from policies import make_guesser
 
-from bstar_trl import BSTaRTrainer
+from bstar_trl import BalanceCallback, BSTaRTrainer
 from bstar_trl.errors import ConfigurationError, DatasetError, EmptySelectionError, RewardError
 from bstar_trl.rewards import AnswerMatch, MultipleChoice, RewardFn, Score, UnitTests
 
@@ -71,6 +71,7 @@ def test_each_row_is_judged_by_its_own_verifier(tmp_path, model_path, by_column)
         train_dataset=make_mixture() if by_column else make_dataset(),
         eval_dataset=make_mixture().select(range(4)),
         num_train_epochs=1,
+        callbacks=[BalanceCallback(0.7, allocation="fixed")],
     )
     trainer.train()
     rollouts = trainer.rollouts

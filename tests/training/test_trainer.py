@@ -84,8 +84,8 @@ def test_loss_of_a_model_with_position_embeddings(tmp_path):
     rows = Dataset.from_dict({"prompt": ["1+1=", "1+2+3+4+5+6+7=", "2+2+2="]})
     trainer = make_trainer(
         tmp_path, make_gpt2(64), trainer=Recorder, processing_class=make_tokenizer(), train_dataset=rows, max_steps=2,
-        logging_steps=1, max_grad_norm=0.0, max_completion_length=40,
-        reward_funcs=lambda completions, **kwargs: [1.0] * len(completions),
+        logging_steps=1, max_grad_norm=0.0, max_completion_length=40, callbacks=[BalanceCallback(1.0)],
+        reward_funcs=lambda completions, **kwargs: [1.0] * len(completions), num_generations=8,
     )  # fmt: skip
     trainer.train()
     logged = [line["loss"] for line in trainer.state.log_history if "loss" in line]
@@ -172,7 +172,7 @@ def test_probe_is_part_of_the_exploration(tmp_path, model_path):
         tmp_path,
         model_path,
         trainer=Watcher,
-        callbacks=[BalanceCallback(temperatures, num_queries=4)],
+        callbacks=[BalanceCallback(temperatures, num_queries=4, search="grid")],
         queries_per_iteration=10,
         max_steps=20,
         iteration_steps=10,
@@ -200,8 +200,50 @@ def test_probe_is_part_of_the_exploration(tmp_path, model_path):
         assert entry["balance/probe_seconds"] > 0
 
 
+def test_slices_and_rounds_sample_nothing_in_vain(tmp_path, model_path):
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        trainer=Watcher,
+        callbacks=[BalanceCallback((0.5, 1.0, 1.5), num_queries=6)],
+        num_generations=10,
+        queries_per_iteration=17,
+        balance_target=2.0,
+        iteration_steps=5,
+        max_steps=15,
+    )
+    trainer.train()
+    rounds = iter(trainer.rounds)
+    for (rollouts, setting, _), entry in zip(trainer.selections, trainer.balance.history, strict=True):
+        sliced, first = next(rounds), next(rounds)
+        assert [request.temperature for request in sliced] == [0.5, 1.0, 1.5]
+        in_slices = [query for request in sliced for query in request.query_ids]
+        assert len(in_slices) == len(set(in_slices)) == 6
+        assert {request.n for request in sliced} == {10}
+        assert {request.temperature for request in first} == {setting.temperature}
+        assert [request.n for request in first] == [10, 4]
+        even, others = (list(request.query_ids) for request in first)
+        assert len(set(in_slices + even + others)) == 17
+        for size, tries in ((4, 4), (2, 8)):  # K = 10: rounds of 4, 4 and 2
+            grids = rollouts.take(np.isin(rollouts.query_ids_R, others)).grids
+            good = grids.selectable_NK & grids.correct_NK & (grids.rewards_NK > setting.threshold)
+            asked = rollouts.query_ids_R[np.isin(rollouts.query_ids_R, others)][grids.index_NK[:, 0]]
+            going = sorted(asked[good[:, :tries].sum(axis=1) < 2].tolist())
+            if going:
+                (request,) = next(rounds)
+                assert (sorted(request.query_ids), request.n) == (going, size)
+        assert entry["balance/extra_completions"] == 0
+        assert entry["balance/saved_completions"] == 170 - len(rollouts) > 0
+        assert 0 <= entry["balance/score_se"] < 0.5
+    assert next(rounds, None) is None
+    logged = trainer.state.log_history[-1]
+    assert "explore/pass@10" in logged
+    assert logged["explore/temperature"] == setting.temperature
+
+
 def test_static_callback_probes_nothing(tmp_path, model_path):
-    trainer = make_trainer(tmp_path, model_path, trainer=Watcher, callbacks=[BalanceCallback(0.9, 0.25)], max_steps=18)
+    balance = BalanceCallback(0.9, 0.25, allocation="fixed")
+    trainer = make_trainer(tmp_path, model_path, trainer=Watcher, callbacks=[balance], max_steps=18)
     trainer.train()
     assert [[item.temperature for item in requests] for requests in trainer.rounds] == [[0.9], [0.9]]
     for entry in trainer.balance.history:
@@ -272,7 +314,7 @@ def test_an_empty_round_is_followed_by_the_next_queries(tmp_path, model_path):
         model_path,
         trainer=Switching,
         reward_funcs=sometimes,
-        callbacks=[BalanceCallback(1.0)],
+        callbacks=[BalanceCallback(1.0, allocation="fixed")],
         queries_per_iteration=8,
         max_steps=8,
         iteration_steps=4,
@@ -376,7 +418,7 @@ def test_dataset_order_is_kept_without_shuffling(tmp_path, model_path):
         trainer=Watcher,
         train_dataset=make_dataset(17),
         shuffle_dataset=False,
-        callbacks=[BalanceCallback(1.0)],
+        callbacks=[BalanceCallback(1.0, allocation="fixed")],
         queries_per_iteration=8,
         max_steps=3,
         iteration_steps=1,

@@ -15,6 +15,8 @@ TABLE = (
     ("balance_score", "balance", "{:.3f}"),
     ("selected", "selected", "{:d}"),
     ("lucky_share", "lucky", "{:.3f}"),
+    ("estimated_lucky_share", "estimate", "{:.3f}"),
+    ("completions", "sampled", "{:d}"),
     ("reward@16-4", "rwd@16-4", "{:.3f}"),
     ("pass@1", "pass@1", "{:.3f}"),
     ("valid@1", "valid@1", "{:.3f}"),
@@ -40,7 +42,7 @@ def add_to(commands: Any) -> None:
     demo.add_argument(
         "--static",
         action="store_true",
-        help="fixed temperature 1 and threshold 0, with the same total number of completions as the balanced run",
+        help="fixed temperature 1 and threshold 0, and 16 responses to every query",
     )
     demo.add_argument(
         "--reward",

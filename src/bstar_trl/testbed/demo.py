@@ -26,10 +26,9 @@ from .task import is_valid, make_dataset
 QUERIES = 300
 GENERATIONS = 16
 REWARD_METRIC = f"reward@{GENERATIONS}-4"  # whether the 4 responses with the highest rewards are right
-TARGET = 4
+SAMPLES = 1200  # n* = 4
 STEPS = 60
 BATCH_SIZE = 64
-PROBE_QUERIES = 40
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
 TRAINING_SUMS = 20_000
 MIX = (5, 5, 6)  # terms of the training sums
@@ -55,10 +54,11 @@ class DemoTrainer(BSTaRTrainer):
 
 
 class _Observer(TrainerCallback):
-    """Measures the policy after every iteration, and shows a progress bar within each."""
+    """Records each iteration, measures the policy after some of them, and shows a progress bar within each."""
 
-    def __init__(self, measured: Callable[[], dict[str, float]], on_row: Callable[[Summary], None]):
+    def __init__(self, measured: Callable[[], dict[str, float]], every: int, on_row: Callable[[Summary], None]):
         self.measured = measured
+        self.every = every
         self.on_row = on_row
         self.trainer: DemoTrainer
         self.rows: list[Summary] = []
@@ -75,19 +75,20 @@ class _Observer(TrainerCallback):
         self._bar.close()
         self._bar = None
         seconds = time.perf_counter() - self._started
-        balance = self.trainer.balance.history[-1]
+        balance, figures = self.trainer.balance.history[-1], self.trainer.figures
         row = {
             "temperature": balance["balance/temperature"],
             "threshold": balance["balance/threshold"],
             "balance_score": balance["balance/score"],
-            "selected": int(self.trainer.figures["select/samples"]),
+            "selected": int(figures["select/samples"]),
             "lucky_share": self.trainer.lucky_share,
-            REWARD_METRIC: self.trainer.figures[f"explore/{REWARD_METRIC}"],
-            "probe_completions": int(balance["balance/probe_completions"]),
-            "explore_completions": int(self.trainer.figures["explore/completions"]),
+            "estimated_lucky_share": balance["select/lucky_share"],
+            REWARD_METRIC: figures[f"explore/{REWARD_METRIC}"],
+            "completions": int(figures["explore/completions"] + balance["balance/extra_completions"]),
             "seconds": seconds,
-            **self.measured(),
         }
+        if (len(self.rows) + 1) % self.every == 0 or state.global_step == state.max_steps:
+            row |= self.measured()
         self.rows.append(row)
         self.on_row(row)
         self._started = time.perf_counter()
@@ -108,9 +109,9 @@ def run_demo(
 
     Args:
         output_dir (`str` or `Path`): receives `summary.json`.
-        iterations (`int`): rounds of probe, explore, score, select, improve.
+        iterations (`int`): rounds of explore, score, select, improve.
         seed (`int`): of data, sampling and training.
-        static (`bool`): a fixed setting instead of a balanced one, with the same total number of completions.
+        static (`bool`): a fixed setting, and as many responses to every query, instead of a balanced run.
         reward (`str`): `"prm"`: the answer and the testbed's process reward model; `"answer"`: the answer alone.
         setting (`tuple[float, float]`): temperature and threshold of a static run.
         save_policy (`bool`): save the trained policy in the folder `policy` of `output_dir`.
@@ -122,18 +123,48 @@ def run_demo(
     Raises:
         ConfigurationError: `output_dir` cannot be written to.
     """
+    balance = BalanceCallback(*setting, allocation="fixed") if static else BalanceCallback(TEMPERATURES)
+    return train_policy(
+        output_dir,
+        balance,
+        iterations=iterations,
+        seed=seed,
+        reward=reward,
+        save_policy=save_policy,
+        on_row=on_row,
+    )
+
+
+def train_policy(
+    output_dir: str | Path,
+    balance: BalanceCallback,
+    *,
+    iterations: int,
+    seed: int,
+    reward: Literal["answer", "prm"],
+    queries: int = QUERIES,
+    measure_every: int = 1,
+    save_policy: bool = False,
+    on_row: Callable[[Summary], None] = lambda row: None,
+) -> Summary:
+    """The demo with any balance. Arguments, result and errors as of [`run_demo`], and:
+
+    Args:
+        balance (`BalanceCallback`): how it chooses.
+        queries (`int`): N, queries of an iteration.
+        measure_every (`int`): iterations between two measurements of the policy; the last one is always measured.
+    """
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"output_dir must be a writable folder, got {output_dir}: {error}") from None
     tokenizer = AutoTokenizer.from_pretrained(policy_path())
     model = AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.float32)
-    balance, queries = _balance(setting if static else None)
 
     def measured() -> dict[str, float]:
         return measure(model, tokenizer, seed=seed)
 
-    observer = _Observer(measured, on_row)
+    observer = _Observer(measured, measure_every, on_row)
     trainer = DemoTrainer(
         model=model,
         processing_class=tokenizer,
@@ -155,24 +186,14 @@ def run_demo(
     return summary
 
 
-def _balance(setting: tuple[float, float] | None) -> tuple[BalanceCallback, int]:
-    """The callback and the queries per iteration, for a fixed setting or (None) a balanced one."""
-    if setting is None:
-        return BalanceCallback(temperatures=TEMPERATURES, num_queries=PROBE_QUERIES), QUERIES
-    # A balanced iteration also samples its probe at the temperatures that it does not choose.
-    probe = PROBE_QUERIES * (len(TEMPERATURES) - 1)
-    return BalanceCallback(temperatures=setting[0], thresholds=setting[1]), QUERIES + probe
-
-
 def _arguments(output_dir: str | Path, iterations: int, queries: int, seed: int) -> BSTaRConfig:
     return BSTaRConfig(
         output_dir=str(output_dir),
         max_steps=iterations * STEPS,
         iteration_steps=STEPS,
         queries_per_iteration=queries,
-        samples_per_iteration=TARGET * queries,
+        samples_per_iteration=SAMPLES,
         num_generations=GENERATIONS,
-        balance_target=TARGET,
         per_device_train_batch_size=BATCH_SIZE,
         generation_chunk_size=1600,
         max_completion_length=40,

@@ -1,0 +1,215 @@
+"""Ways to balance, on the testbed: `python benchmarks/balance.py [--arms NAME ...] [--seeds 3] [--jobs 2]`.
+
+Trains the demo's policy with each arm and seed, every run a process of its own: at most 4,800 completions and 1,200
+wanted samples an iteration, so an arm with a probe pays for it out of that. Runs that have finished are read from
+`--output-dir`, so the benchmark can be interrupted and goes on where it was. Then prints a table and the comparisons
+that the figures at hand allow. A run of 8 iterations takes about two minutes on one core, with the process reward
+model three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+GENERATIONS = 16
+FIGURES = ("valid@1", "distinct_valid", "valid@1_6", "greedy_valid_6", "distinct_valid_6")
+JUDGED = ("valid@1", "greedy_valid_6")  # the bars are about these
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to balance: the callback's arguments and the queries of an iteration."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    queries: int = 300
+    reward: Literal["answer", "prm"] = "answer"
+    iterations: int = 8
+
+
+def static(temperature: float, threshold: float = 0.0, **changes: Any) -> Arm:
+    """A constant setting."""
+    return Arm({"temperatures": temperature, "thresholds": threshold, "allocation": "fixed"}, **changes)
+
+
+# The paper probes 5 % of the queries at each of six temperatures: 240 x 16, and 12 x 16 x 5 that are thrown away.
+GRID = {"search": "grid", "allocation": "fixed", "num_queries": 12, "smooth": False, "threshold_on": "probe"}
+ARMS: dict[str, Arm] = {
+    "T = 1": static(1.0),
+    "T = 0.8": static(0.8),
+    "T = 0.6": static(0.6),
+    "paper": Arm({**GRID, "chance": 0.0}, queries=240),
+    "+ luck": Arm(GRID, queries=240),
+    "+ slices": Arm({"allocation": "fixed"}),
+    "+ rounds": Arm(),  # the default
+    "+ reinvest": Arm({"reinvest": "hard"}),
+    "PRM, default": Arm(reward="prm"),
+    **{
+        f"PRM, T = {temperature:g}, tau = {threshold:g}": static(temperature, threshold, reward="prm")
+        for temperature in (1.0, 0.8, 0.6)
+        for threshold in (0.0, 0.3, 0.5)
+    },
+    "long, T = 0.8": static(0.8, iterations=20),
+    "long, T = 0.6": static(0.6, iterations=20),
+    "long, default": Arm(iterations=20),
+}
+Summary = dict[str, Any]
+
+
+def train(name: str, seed: int, folder: Path) -> None:
+    """One run, in this process."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
+    warnings.filterwarnings("ignore")
+    import torch
+
+    from bstar_trl import BalanceCallback
+    from bstar_trl.testbed.demo import TEMPERATURES, train_policy
+
+    torch.set_num_threads(1)
+    arm = ARMS[name]
+    balance = BalanceCallback(**{"temperatures": TEMPERATURES, **arm.options})
+    train_policy(
+        folder,
+        balance,
+        iterations=arm.iterations,
+        seed=seed,
+        reward=arm.reward,
+        queries=arm.queries,
+        measure_every=4,
+    )
+
+
+def finish(runs: Sequence[tuple[str, int]], output_dir: Path, jobs: int) -> bool:
+    """Make the missing runs, so many at a time; whether all are there."""
+    waiting = [run for run in runs if read(output_dir, *run) is None]
+    running: dict[subprocess.Popen[bytes], tuple[str, int]] = {}
+    failed = False
+    while waiting or running:
+        for process in [process for process in running if process.poll() is not None]:
+            name, seed = running.pop(process)
+            failed |= process.returncode != 0
+            print(f"{time.strftime('%X')} {name}, seed {seed}: exit {process.returncode}", file=sys.stderr, flush=True)
+        while waiting and len(running) < jobs:
+            name, seed = waiting.pop(0)
+            folder = folder_of(output_dir, name, seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            command = [sys.executable, __file__, "--run", name, str(seed), "--output-dir", str(output_dir)]
+            with (folder / "log.txt").open("wb") as log:
+                running[subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)] = (name, seed)
+        time.sleep(1)
+    return not failed
+
+
+def folder_of(output_dir: Path, name: str, seed: int) -> Path:
+    """Where a run leaves its results."""
+    words = "".join(letter if letter.isalnum() or letter == "." else " " for letter in name).split()
+    return output_dir / f"{'-'.join(words).lower()}-{seed}"
+
+
+def read(output_dir: Path, name: str, seed: int) -> Summary | None:
+    """A finished run's summary, or `None`."""
+    path = folder_of(output_dir, name, seed) / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and half of its 95 % interval."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:.3f}"
+    return f"{mean:.3f} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.3f}"
+
+
+def table(results: dict[str, dict[int, Summary]]) -> Iterator[str]:
+    """The table, line by line, in Markdown."""
+    yield f"| arm | seeds | {' | '.join(FIGURES)} | completions | lucky, true | estimated | temperatures of seed 0 |"
+    yield "| --- |" + " --- |" * (len(FIGURES) + 5)
+    for name, by_seed in results.items():
+        rows = [row for summary in by_seed.values() for row in summary["iterations"]]
+        cells = [interval([summary["final"][figure] for summary in by_seed.values()]) for figure in FIGURES]
+        completions = np.mean([row["completions"] for row in rows])
+        true, estimated = (np.mean([row[key] for row in rows]) for key in ("lucky_share", "estimated_lucky_share"))
+        temperatures = " ".join(f"{row['temperature']:g}" for row in by_seed[min(by_seed)]["iterations"])
+        yield (
+            f"| {name} | {len(by_seed)} | {' | '.join(cells)} | {completions:,.0f} | {true:.3f} | {estimated:.3f} | "
+            f"{temperatures} |"
+        )
+
+
+Pairs = Callable[[str, str, str], np.ndarray]
+
+
+def differences(results: dict[str, dict[int, Summary]]) -> Pairs:
+    """Paired by seed: `pairs(arm, rival, figure)`, over the seeds that both have."""
+
+    def pairs(arm: str, rival: str, figure: str) -> np.ndarray:
+        mine, theirs = results.get(arm, {}), results.get(rival, {})
+        common = sorted(mine.keys() & theirs.keys())
+        return np.array([mine[seed]["final"][figure] - theirs[seed]["final"][figure] for seed in common])
+
+    return pairs
+
+
+def comparisons(results: dict[str, dict[int, Summary]]) -> Iterator[str]:
+    """What the bars ask, as far as the runs are there."""
+    pairs = differences(results)
+    tests = []
+    for rival in ("T = 1", "paper"):
+        for figure in JUDGED:
+            gained = pairs("+ rounds", rival, figure)
+            if len(gained) > 1:
+                p = stats.ttest_1samp(gained, 0.0, alternative="greater").pvalue
+                tests.append(
+                    (float(p), f"default above {rival!r} in {figure}: {interval(gained)}, {len(gained)} seeds")
+                )
+    bound = 0.0
+    for place, (p, text) in enumerate(sorted(tests)):
+        bound = max(bound, min(1.0, p * (len(tests) - place)))  # Holm
+        yield f"{text}, one-sided p = {p:.2g}, after Holm {bound:.2g}"
+    for figure, allowed in zip(JUDGED, (-0.01, -0.03), strict=True):
+        gained = pairs("+ rounds", "+ slices", figure)
+        if len(gained):
+            yield f"rounds against fixed K in {figure}: {interval(gained)}, {len(gained)} seeds (bar {allowed})"
+    if rounds := results.get("+ rounds"):
+        used = [row["completions"] / (300 * GENERATIONS) for item in rounds.values() for row in item["iterations"]]
+        yield f"completions of rounds: {np.mean(used):.3f} of N x K (bar 0.80)"
+
+
+def main() -> int:
+    """Make the missing runs and print what all of them say; 1 if a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, each on one core")
+    parser.add_argument("--output-dir", type=Path, default=Path("balance-out"))
+    parser.add_argument("--run", nargs=2, metavar=("NAME", "SEED"), help="one run in this process")
+    parsed = parser.parse_args()
+    if parsed.run:
+        name, seed = parsed.run[0], int(parsed.run[1])
+        train(name, seed, folder_of(parsed.output_dir, name, seed))
+        return 0
+    runs = [(name, seed) for seed in range(parsed.seeds) for name in parsed.arms]
+    complete = finish(runs, parsed.output_dir, parsed.jobs)
+    results: dict[str, dict[int, Summary]] = {}
+    for name in ARMS:
+        found = {seed: summary for seed in range(1000) if (summary := read(parsed.output_dir, name, seed))}
+        if found:
+            results[name] = found
+    print("\n".join([*table(results), "", *comparisons(results)]))
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
