@@ -23,7 +23,9 @@ EQUATION_QUERIES = 100  # distinct equations are measured on this many queries, 
 PASS_S = 4
 
 
-def iteration_metrics(exploration: Exploration, selection: Selection, sampler: Sampler) -> dict[str, float]:
+def iteration_metrics(
+    exploration: Exploration, setting: Setting, selection: Selection, sampler: Sampler
+) -> dict[str, float]:
     """Figures of one iteration's exploration and selection, under the names of the logs.
 
     `explore/*` and `select/*` are this package's; `reward`, `rewards/<name>/*` and `completions/*` are TRL's names.
@@ -35,6 +37,9 @@ def iteration_metrics(exploration: Exploration, selection: Selection, sampler: S
     chosen, first, even = selection.rollouts, exploration.sampled_first, exploration.evenly_sampled
     figures = _exploration(first, even) | _selection(exploration.rollouts, selection)
     figures["explore/completions"] = float(len(exploration.rollouts))
+    grids = exploration.rollouts.grids
+    candidates_NK = verifiers.candidates(exploration.rollouts, setting.threshold)
+    figures["select/available"] = float((candidates_NK & (grids.rewards_NK > setting.threshold)).sum())
     if not verifiers.are_relative:
         figures |= _correctness(first, even) | {"select/correct": float(chosen.correct_R.mean())}
     firsts, evens = verifiers.split(first), verifiers.split(even)

@@ -234,7 +234,7 @@ class BSTaRTrainer(GRPOTrainer):
         if len(selection) < selection.wanted:
             logger.info("Iteration %d: %d of %d samples found.", self.iteration, len(selection), selection.wanted)
         self.run_state.figures = {
-            **iteration_metrics(exploration, selection, sampler),
+            **iteration_metrics(exploration, setting, selection, sampler),
             **self.balance.record(setting, exploration, num_sampled),
             "iteration": float(self.iteration),
             "num_tokens": float(self.state.num_input_tokens_seen),
