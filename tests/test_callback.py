@@ -302,6 +302,16 @@ def test_fewer_than_four_responses_come_in_one_round():
     assert len(world.calls) == 1
 
 
+def test_responses_that_are_compared_come_all_at_once():
+    """A reward model alone says *better than the others of its query*: four of them would be another comparison."""
+    balance = BalanceCallback([0.7, 0.9], reinvest="hard")
+    balance.setup(PLAN, num_generations=K, temperature=1.0, seed=0, in_rounds=False)
+    world = World(lambda temperature: 0.5)
+    exploration = balance.explore(world, QUERIES)
+    assert tries_of(exploration.rollouts, QUERIES) == dict.fromkeys(QUERIES, K)
+    assert {request.n for call in world.calls for request in call} == {K}
+
+
 def test_what_is_saved_goes_to_hard_queries():
     for seed in range(8):
         world = World(lambda temperature: 0.6, seed, ease=EASE)

@@ -404,14 +404,20 @@ def test_the_total_is_the_weighted_sum_and_none_adds_nothing(tmp_path, model_pat
 @pytest.mark.parametrize("verifier", ["letters", "1", "tiny-reward"])
 def test_any_of_several_rewards_can_be_the_verifier(tmp_path, model_path, reward_model_path, verifier):
     rewards = [length, letters, make_reward_model(reward_model_path, torch.exp)]
+    column, limit = {"letters": (1, 5), "1": (1, 5), "tiny-reward": (2, 1)}[verifier]
     trainer = make_trainer(
-        tmp_path, model_path, trainer=Recorder, reward_funcs=rewards, verifier=verifier, num_train_epochs=1
+        tmp_path,
+        model_path,
+        trainer=Recorder,
+        reward_funcs=rewards,
+        verifier=verifier,
+        correct_at=float(limit),
+        num_train_epochs=1,
     )
     assert_every_weight_changed(train(trainer), trainer)
-    column = {"letters": 1, "1": 1, "tiny-reward": 2}[verifier]
     explored = trainer.explored[0]
     assert 0 < explored.correct_R.mean() < 1
-    assert (explored.correct_R == (explored.values_RF[:, column] >= 1)).all()
+    assert (explored.correct_R == (explored.values_RF[:, column] >= limit)).all()
 
 
 def test_none_from_the_verifier_is_never_selected(tmp_path, model_path):

@@ -63,7 +63,8 @@ class BalanceCallback(TrainerCallback):
         allocation (`str`, *optional*, defaults to `"rounds"`):
             `"rounds"`: the queries after the search are sampled 4 responses at a time, until they have n* good ones
             (correct, selectable, above the threshold) or had K; a twelfth of the queries gets K in any case, to choose
-            the threshold and to measure on. `"fixed"`: K for every query.
+            the threshold and to measure on. `"fixed"`: K for every query, as for 4 responses or fewer, and for a
+            reward model that is the only reward and has no `correct_at`, which compares a query's responses.
         reinvest (`str`, *optional*):
             `"hard"`: what rounds save is spent on this iteration's queries that have no good response yet, up to 2 K
             for each. `None`: it is saved.
@@ -159,7 +160,9 @@ class BalanceCallback(TrainerCallback):
         """Whether the trainer has to find out how often verifiers accept wrong reasoning."""
         return self.chance == "estimate"
 
-    def setup(self, plan: IterationPlan, *, num_generations: int, temperature: float, seed: int) -> None:
+    def setup(
+        self, plan: IterationPlan, *, num_generations: int, temperature: float, seed: int, in_rounds: bool = True
+    ) -> None:
         """Called by the trainer, before any weight is loaded, with the numbers of an iteration.
 
         Args:
@@ -167,6 +170,8 @@ class BalanceCallback(TrainerCallback):
             num_generations (`int`): K, responses per query.
             temperature (`float`): `args.temperature`, which the first iteration falls back to.
             seed (`int`): of the samples.
+            in_rounds (`bool`): whether a few responses can be judged without the others of their query. A reward model
+                that only compares them needs all K at once.
 
         Raises:
             ConfigurationError: the search wants more queries than an iteration has, or slices fewer queries than there
@@ -191,6 +196,7 @@ class BalanceCallback(TrainerCallback):
                 f"search='slices' needs a query for each of {needed} temperatures, got num_queries={self.num_queries}"
                 ": give it more queries or fewer temperatures, or use search='grid'"
             )
+        self._in_rounds = in_rounds and self.allocation == "rounds" and num_generations > ROUND
         self.num_generations = num_generations
         self.target = plan.target
         self._iteration_steps = plan.num_steps
@@ -228,7 +234,7 @@ class BalanceCallback(TrainerCallback):
         explored = set() if kept is None else set(kept.query_ids_R.tolist())
         rest = [query for query in queries if query not in explored]
         most = self.num_generations
-        num_even = len(rest) if self.allocation == "fixed" or most <= ROUND else self.num_even
+        num_even = self.num_even if self._in_rounds else len(rest)
         in_rounds = rest[num_even:]
         parts = [] if kept is None else [kept]
         if rest:
@@ -240,7 +246,7 @@ class BalanceCallback(TrainerCallback):
             threshold = agree(self._best_threshold(even))[0]
         rounds = Rounds(begun, lambda who, n: ask((temperature, who, n)), agree, threshold=threshold)
         rounds.until_good(in_rounds, wanted=math.ceil(self.target), tries=ROUND, most=most)
-        if self.reinvest == "hard":
+        if self.reinvest == "hard" and self._in_rounds:
             saved = len(queries) * most - len(rounds.rollouts)
             hard = [query for query, good in zip(queries, rounds.num_good(queries), strict=True) if not good]
             rounds.until_good(hard, wanted=1, tries=most, most=2 * most, budget=saved)

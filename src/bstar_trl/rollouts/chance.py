@@ -63,8 +63,10 @@ class Chances:
 
     def _told(self, index: int, query_id: int) -> float | str:
         function = self.scorer.functions[index]
-        is_ours = isinstance(function, RewardFn)
-        chance = function.chance_of(self.rows[query_id]) if is_ours else getattr(function, "chance", None)
+        if isinstance(function, RewardFn) and type(function).chance_of is not RewardFn.chance_of:
+            chance = function.chance_of(self.rows[query_id])
+        else:
+            chance = getattr(function, "chance", None)
         if chance is None or chance == ESTIMATE:
             return chance or 0.0
         if not isinstance(chance, numbers.Real) or not 0 <= float(chance) < 1:

@@ -68,7 +68,13 @@ def prepare(
     verifiers = check_rewards(functions, args)
     check_datasets(functions, args, train_dataset, eval_dataset, verifiers)
     plan = args.plan(len(train_dataset) if isinstance(train_dataset, Dataset) else None)
-    balance.setup(plan, num_generations=args.num_generations, temperature=args.temperature, seed=args.seed)
+    balance.setup(
+        plan,
+        num_generations=args.num_generations,
+        temperature=args.temperature,
+        seed=args.seed,
+        in_rounds=not verifiers.are_relative,
+    )
     return Prepared(args, functions, verifiers, balance, callbacks, plan)
 
 
