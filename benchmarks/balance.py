@@ -2,7 +2,7 @@
 
 Trains the demo's policy with each arm and seed, every run a process of its own: at most 4,800 completions and 1,200
 wanted samples an iteration, so an arm with a probe pays for it out of that. Runs that have finished are read from
-`--output-dir`, so the benchmark can be interrupted and goes on where it was. Then prints a table and the comparisons
+`--output-dir` (those of docs/log.md lie in results/balance), so the benchmark goes on where it was interrupted. Then prints a table and the comparisons
 that the figures at hand allow. A run of 8 iterations takes about two minutes on one core, with the process reward
 model three.
 """
@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
+RESULTS = Path(__file__).parent / "results" / "balance"
 GENERATIONS = 16
 FIGURES = ("valid@1", "distinct_valid", "valid@1_6", "greedy_valid_6", "distinct_valid_6")
 JUDGED = ("valid@1", "greedy_valid_6")  # the bars are about these
@@ -89,6 +90,17 @@ def train(name: str, seed: int, folder: Path) -> None:
         queries=arm.queries,
         measure_every=4,
     )
+    path = folder / "summary.json"
+    path.write_text(json.dumps(_rounded(json.loads(path.read_text()))) + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    """The same with floats to five decimals: the files are kept."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def finish(runs: Sequence[tuple[str, int]], output_dir: Path, jobs: int) -> bool:
@@ -132,6 +144,12 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean:.3f} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.3f}"
 
 
+def mean_of(rows: Sequence[dict[str, Any]], key: str) -> str:
+    """The mean of a column; runs from before it was recorded hold none."""
+    values = [row[key] for row in rows if row[key] is not None]
+    return f"{np.mean(values):.3f}" if values else "-"
+
+
 def table(results: dict[str, dict[int, Summary]]) -> Iterator[str]:
     """The table, line by line, in Markdown."""
     yield f"| arm | seeds | {' | '.join(FIGURES)} | completions | lucky, true | estimated | temperatures of seed 0 |"
@@ -140,10 +158,10 @@ def table(results: dict[str, dict[int, Summary]]) -> Iterator[str]:
         rows = [row for summary in by_seed.values() for row in summary["iterations"]]
         cells = [interval([summary["final"][figure] for summary in by_seed.values()]) for figure in FIGURES]
         completions = np.mean([row["completions"] for row in rows])
-        true, estimated = (np.mean([row[key] for row in rows]) for key in ("lucky_share", "estimated_lucky_share"))
+        true, estimated = (mean_of(rows, key) for key in ("lucky_share", "estimated_lucky_share"))
         temperatures = " ".join(f"{row['temperature']:g}" for row in by_seed[min(by_seed)]["iterations"])
         yield (
-            f"| {name} | {len(by_seed)} | {' | '.join(cells)} | {completions:,.0f} | {true:.3f} | {estimated:.3f} | "
+            f"| {name} | {len(by_seed)} | {' | '.join(cells)} | {completions:,.0f} | {true} | {estimated} | "
             f"{temperatures} |"
         )
 
@@ -193,7 +211,7 @@ def main() -> int:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, each on one core")
-    parser.add_argument("--output-dir", type=Path, default=Path("balance-out"))
+    parser.add_argument("--output-dir", type=Path, default=RESULTS)
     parser.add_argument("--run", nargs=2, metavar=("NAME", "SEED"), help="one run in this process")
     parsed = parser.parse_args()
     if parsed.run:

@@ -158,10 +158,10 @@ def test_defaults_are_the_designs():
         return balance.search, balance.num_queries, balance.num_even
 
     assert with_queries(7) == ("grid", 1, 1)  # too few for slices
-    assert with_queries(160) == ("slices", 32, 14)  # four for each temperature
-    assert with_queries(1_200) == ("slices", 100, 100)  # a twelfth
+    assert with_queries(160) == ("slices", 24, 10)  # three for each temperature
+    assert with_queries(1_600) == ("slices", 100, 100)  # a sixteenth
     assert with_queries(11_500) == ("slices", 600, 600)
-    assert with_queries(160, search="grid") == ("grid", 20, 14)  # an eighth
+    assert with_queries(160, search="grid") == ("grid", 20, 10)  # an eighth
     assert with_queries(11_500, search="grid") == ("grid", 600, 600)
 
 
@@ -269,7 +269,7 @@ def test_rounds_stop_when_a_query_has_enough(target):
     exploration = balance.explore(world, QUERIES)
     rollouts, wanted = exploration.rollouts, int(np.ceil(target))
     tries = tries_of(rollouts, QUERIES)
-    assert [tries[query] for query in QUERIES[:2]] == [11, 11]  # a twelfth, in any case
+    assert [tries[query] for query in QUERIES[:2]] == [11, 11]  # a sixteenth, in any case
     for query in QUERIES[2:]:
         mine = good(rollouts.take(rollouts.query_ids_R == query), exploration.threshold)
         stops = [size for size in (4, 8, 11) if mine[:size].sum() >= wanted]

@@ -28,10 +28,10 @@ PAPER_TEMPERATURES = DEFAULT_TEMPERATURES
 PAPER_THRESHOLDS = tuple(step / 10 for step in range(-10, 11))
 MOST_PROBE_QUERIES = 600  # the paper's
 PROBE_SHARE = 1 / 8  # of an iteration's queries, at every temperature of a grid
-SLICES_SHARE = 1 / 12  # of an iteration's queries, in all slices together,
-FEWEST_IN_SLICE = 4  # but that many in each of them,
+SLICES_SHARE = 1 / 16  # of an iteration's queries, in all slices together,
+FEWEST_IN_SLICE = 3  # but that many in each of them,
 MOST_IN_SLICES = 1 / 4  # as far as they take no more than this
-EVEN_SHARE = 1 / 12  # of an iteration's queries get K responses in any case
+EVEN_SHARE = 1 / 16  # of an iteration's queries get K responses in any case
 MUCH_LUCK = 0.2  # share of lucky responses that deserves a warning
 
 SampleRound = Callable[[Sequence[Request]], Rollouts]
@@ -54,7 +54,7 @@ class BalanceCallback(TrainerCallback):
         thresholds (`float` or `Sequence[float]`, *optional*):
             Candidates. `None`: the search is exact, over all thresholds that make a difference.
         num_queries (`int`, *optional*):
-            Queries that the temperature is chosen on. `None`: for slices a twelfth of the iteration's, or 4 for each
+            Queries that the temperature is chosen on. `None`: for slices a sixteenth of the iteration's, or 3 for each
             temperature if that is more, though no more than a quarter; for a grid an eighth; at most 600.
         search (`str`, *optional*):
             `"slices"`: each of these queries at one temperature, nothing sampled in vain. `"grid"`: each of them at
@@ -62,7 +62,7 @@ class BalanceCallback(TrainerCallback):
             grid where an iteration has fewer queries than there are temperatures.
         allocation (`str`, *optional*, defaults to `"rounds"`):
             `"rounds"`: the queries after the search are sampled 4 responses at a time, until they have n* good ones
-            (correct, selectable, above the threshold) or had K; a twelfth of the queries gets K in any case, to choose
+            (correct, selectable, above the threshold) or had K; a sixteenth of the queries gets K in any case, to choose
             the threshold and to measure on. `"fixed"`: K for every query, as for 4 responses or fewer, and for a
             reward model that is the only reward and has no `correct_at`, which compares a query's responses.
         reinvest (`str`, *optional*):
