@@ -2,9 +2,9 @@
 
 Trains the demo's policy with each arm and seed, every run a process of its own: at most 4,800 completions and 1,200
 wanted samples an iteration, so an arm with a probe pays for it out of that. Runs that have finished are read from
-`--output-dir` (those of docs/log.md lie in results/balance), so the benchmark goes on where it was interrupted. Then prints a table and the comparisons
-that the figures at hand allow. A run of 8 iterations takes about two minutes on one core, with the process reward
-model three.
+`--output-dir` (those of docs/log.md lie in results/balance), so the benchmark goes on where it was interrupted. Then
+prints a table and the comparisons that the figures at hand allow. A run of 8 iterations takes about two minutes on one
+core, with the process reward model three.
 """
 
 from __future__ import annotations
