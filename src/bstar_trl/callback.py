@@ -62,9 +62,9 @@ class BalanceCallback(TrainerCallback):
             grid where an iteration has fewer queries than there are temperatures.
         allocation (`str`, *optional*, defaults to `"rounds"`):
             `"rounds"`: the queries after the search are sampled 4 responses at a time, until they have n* good ones
-            (correct, selectable, above the threshold) or had K; a sixteenth of the queries gets K in any case, to choose
-            the threshold and to measure on. `"fixed"`: K for every query, as for 4 responses or fewer, and for a
-            reward model that is the only reward and has no `correct_at`, which compares a query's responses.
+            (correct, selectable, above the threshold) or had K; a sixteenth of the queries gets K in any case, to
+            choose the threshold and to measure on. `"fixed"`: K for every query, as for 4 responses or fewer, and for
+            a reward model that is the only reward and has no `correct_at`, which compares a query's responses.
         reinvest (`str`, *optional*):
             `"hard"`: what rounds save is spent on this iteration's queries that have no good response yet, up to 2 K
             for each. `None`: it is saved.
