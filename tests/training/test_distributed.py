@@ -82,10 +82,10 @@ def test_two_processes_share_the_work_and_agree(tmp_path, model_path):
     assert len(first["differences"]) == 6
     for name in ("weights", "settings", "extra", "selected", "pass@1"):
         assert first[name] == second[name], name
-    # Two iterations of 4 queries x 2 temperatures and 5 others, K = 3, and an evaluation of 5 x (1 + 3); none twice.
-    assert first["scored"] + second["scored"] == 2 * 3 * (4 * 2 + 5) + 5 * 4
+    # Two iterations of 9 queries in slices of 2 temperatures, K = 3, and an evaluation of 5 x (1 + 3); none twice.
+    assert first["scored"] + second["scored"] == 2 * 3 * 9 + 5 * 4
     assert min(first["scored"], second["scored"]) > 0
-    assert first["extra"] == [12.0, 12.0]
+    assert first["extra"] == [0.0, 0.0]
 
 
 if __name__ == "__main__":
