@@ -382,6 +382,17 @@ def test_luck_does_not_keep_correct_responses_from_being_trained_on(caplog):
     assert "right by luck" not in caplog.text
 
 
+def test_state_of_an_earlier_version_can_be_continued():
+    world = World(lambda temperature: 0.2, guess=0.45, noise=0.0, separation=0.0)
+    balance = make_callback(0.7)
+    old = {"balance/score": 0.5, "balance/temperature": 0.7, "balance/threshold": 0.0}
+    state = balance.state_dict() | {"history": [old]}
+    del state["prior"], state["trained_share"]
+    balance.load_state_dict(state)
+    exploration = balance.explore(world, QUERIES)
+    assert balance.record(balance.settle(exploration), exploration, num_sampled=1)["select/lucky_share"] > 0.5
+
+
 def test_luck_that_was_trained_on_is_expected_again():
     def step(balance):
         exploration = balance.explore(World(lambda temperature: 0.6, 5, guess=0.1, noise=0.0, separation=0.0), QUERIES)

@@ -394,7 +394,10 @@ class BalanceCallback(TrainerCallback):
             "balance/extra_completions": float(num_sampled - len(exploration.rollouts)),
             "select/lucky_share": share,
         }
-        if share > MUCH_LUCK and all(item["select/lucky_share"] <= MUCH_LUCK for item in self.history):
+        if share > MUCH_LUCK and all(
+            item.get("select/lucky_share", 0.0) <= MUCH_LUCK
+            for item in self.history  # old checkpoints hold none
+        ):
             logger.warning(
                 "About %.0f %% of the correct responses above the threshold are right by luck: wrong reasoning that "
                 "ends on the right answer. Add a reward that reads the reasoning (such as ProcessReward), ask for "

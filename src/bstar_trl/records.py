@@ -194,7 +194,7 @@ class Rollouts:
             selectable_NK=selectable_mask(text_ids_NK, (self.ended_R & self.judged_R)[index_NK] & there_NK),
             text_ids_NK=text_ids_NK,
             step_NK=np.where(there_NK, self.step_R[index_NK], 0.0),
-            chance_N=self.chance_R[index_NK[:, :1]].sum(axis=1),  # one per query; none without responses
+            chance_N=np.where(there_NK, self.chance_R[index_NK], 0.0).max(axis=1, initial=0.0),  # 0 of an unjudged one
         )
 
     def _positions(self) -> np.ndarray:

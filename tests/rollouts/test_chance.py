@@ -9,6 +9,7 @@ import pytest
 from accelerate import Accelerator
 
 from bstar_trl.errors import ConfigurationError
+from bstar_trl.luck import learned_factor
 from bstar_trl.records import Completion, Request
 from bstar_trl.rewards import AnswerMatch, MultipleChoice, UnitTests
 from bstar_trl.rollouts.judging import Verifiers
@@ -47,6 +48,11 @@ def sample(functions, rows, text_of, *, verifiers=(0,), weights=None, with_chanc
     rollouts = sampler([Request(tuple(rows), 1.0, K, seed)])
     scorer.close()
     return rollouts, sampler
+
+
+def masks(rollouts):
+    """Who is correct, and who may be selected."""
+    return rollouts.grids.correct_NK, rollouts.grids.selectable_NK
 
 
 def answers(golds) -> dict[int, dict]:
@@ -110,7 +116,17 @@ def test_at_most_512_responses_are_compared():
     rows = answers([5] * N)
     rollouts, _ = sample([count], rows, lambda query, place: "5")
     assert sum(calls) == N * K + 512
-    assert rollouts.chance_R[0] == 1.0 or rollouts.chance_R[0] < 1.0
+    assert rollouts.chance_R[0] == 512 / 513  # all were accepted; a chance of 1 would have no odds
+    assert np.isfinite(learned_factor(rollouts.grids.chance_N, *masks(rollouts), trained_share=0.5))
+
+
+def test_an_unjudged_first_response_does_not_hide_the_chance():
+    def some(completions, **columns):
+        return [None if text == "?" else 0.0 for text in completions]
+
+    some.chance = 0.3
+    rollouts, _ = sample([some], answers([1, 2]), lambda query, place: "5" if place else "?")
+    assert rollouts.grids.chance_N.tolist() == [0.3, 0.3]
 
 
 def test_choices_have_the_chance_of_their_row():

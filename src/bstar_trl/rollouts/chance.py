@@ -77,7 +77,7 @@ class Chances:
         return float(chance)
 
     def _estimate(self, index: int, rollouts: Rollouts, seed: int) -> float:
-        """The share of these responses that the verifier accepts as answers to other queries among theirs."""
+        """The share of these responses that the verifier accepts as answers to other queries among theirs, below 1."""
         rng = np.random.default_rng([seed, 3])
         queries, own_R = np.unique(rollouts.query_ids_R, return_inverse=True)
         chosen = np.sort(rng.permutation(len(rollouts))[:MOST_RESPONSES])
@@ -90,4 +90,5 @@ class Chances:
         if limit is None:
             return 0.0
         given = [value for part in gather_object([values]) for value in part if value is not None]
-        return float(np.mean([value >= limit for value in given])) if given else 0.0
+        # One more than were asked: a verifier that accepts everything still has a chance below 1, and finite odds.
+        return sum(value >= limit for value in given) / (len(given) + 1)
