@@ -2,14 +2,15 @@
 
 Trains the demo's policy with each arm and seed, every run a process of its own: at most 4,800 completions and 1,200
 wanted samples an iteration, so an arm with a probe pays for it out of that. Runs that have finished are read from
-`--output-dir` (those of docs/log.md lie in results/balance), so the benchmark goes on where it was interrupted. Then
-prints a table and the comparisons that the figures at hand allow. A run of 8 iterations takes about two minutes on one
-core, with the process reward model three.
+`--output-dir` (those of docs/log.md lie in results/balance), so the benchmark goes on where it was interrupted; delete
+them once the code has changed what an arm does. Then prints a table and the comparisons that the figures at hand
+allow. A run of 8 iterations takes about two minutes on one core, with the process reward model three.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -91,7 +92,12 @@ def train(name: str, seed: int, folder: Path) -> None:
         measure_every=4,
     )
     path = folder / "summary.json"
-    path.write_text(json.dumps(_rounded(json.loads(path.read_text()))) + "\n")
+    path.write_text(json.dumps(described(arm) | _rounded(json.loads(path.read_text()))) + "\n")
+
+
+def described(arm: Arm) -> dict[str, Any]:
+    """What a result is the result of, as it stands in its file."""
+    return {"arm": dataclasses.asdict(arm)}
 
 
 def _rounded(value: Any) -> Any:
@@ -131,12 +137,13 @@ def folder_of(output_dir: Path, name: str, seed: int) -> Path:
 
 
 def read(output_dir: Path, name: str, seed: int) -> Summary | None:
-    """A finished run's summary, or `None`."""
+    """A finished run's summary, or `None`; a result of other options counts as none."""
     path = folder_of(output_dir, name, seed) / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    summary = json.loads(path.read_text()) if path.exists() else {}
+    return summary if summary.get("arm") == described(ARMS[name])["arm"] else None
 
 
-def interval(values: Sequence[float]) -> str:
+def interval(values: Sequence[float] | np.ndarray) -> str:
     """Mean and half of its 95 % interval."""
     mean = float(np.mean(values))
     if len(values) < 2:
@@ -146,23 +153,27 @@ def interval(values: Sequence[float]) -> str:
 
 def mean_of(rows: Sequence[dict[str, Any]], key: str) -> str:
     """The mean of a column; runs from before it was recorded hold none."""
-    values = [row[key] for row in rows if row[key] is not None]
+    values = [row[key] for row in rows if row.get(key) is not None]
     return f"{np.mean(values):.3f}" if values else "-"
 
 
 def table(results: dict[str, dict[int, Summary]]) -> Iterator[str]:
     """The table, line by line, in Markdown."""
-    yield f"| arm | seeds | {' | '.join(FIGURES)} | completions | lucky, true | estimated | temperatures of seed 0 |"
-    yield "| --- |" + " --- |" * (len(FIGURES) + 5)
+    yield (
+        f"| arm | seeds | {' | '.join(FIGURES)} | completions | lucky, selected | available | estimated | "
+        "temperatures of seed 0 |"
+    )
+    yield "| --- |" + " --- |" * (len(FIGURES) + 6)
     for name, by_seed in results.items():
         rows = [row for summary in by_seed.values() for row in summary["iterations"]]
         cells = [interval([summary["final"][figure] for summary in by_seed.values()]) for figure in FIGURES]
         completions = np.mean([row["completions"] for row in rows])
-        true, estimated = (mean_of(rows, key) for key in ("lucky_share", "estimated_lucky_share"))
+        keys = ("lucky_share", "lucky_share_available", "estimated_lucky_share")
+        chosen, true, estimated = (mean_of(rows, key) for key in keys)
         temperatures = " ".join(f"{row['temperature']:g}" for row in by_seed[min(by_seed)]["iterations"])
         yield (
-            f"| {name} | {len(by_seed)} | {' | '.join(cells)} | {completions:,.0f} | {true} | {estimated} | "
-            f"{temperatures} |"
+            f"| {name} | {len(by_seed)} | {' | '.join(cells)} | {completions:,.0f} | {chosen} | {true} "
+            f"| {estimated} | {temperatures} |"
         )
 
 

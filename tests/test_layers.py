@@ -27,6 +27,7 @@ ORDER = [
     "records",
     "search",
     "allocation",
+    "appraisal",
     "evaluate_metrics",
     "concurrency",
     "answers",
@@ -43,8 +44,8 @@ ORDER = [
     "cli",
 ]
 LIGHT = {
-    "errors", "luck", "balance", "selection", "metrics", "records", "search", "allocation", "concurrency", "answers",
-    "sandbox",
+    "errors", "luck", "balance", "selection", "metrics", "records", "search", "allocation", "appraisal", "concurrency",
+    "answers", "sandbox",
 }  # fmt: skip
 HEAVY = {"torch", "trl", "transformers", "accelerate", "peft", "datasets", "vllm"}
 NUMPY_ONLY = {"luck", "balance", "selection"}

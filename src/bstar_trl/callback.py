@@ -14,10 +14,10 @@ import numpy as np
 from transformers import IntervalStrategy, TrainerCallback
 
 from .allocation import ROUND, Rounds
-from .balance import balance_scores, best_threshold
+from .appraisal import Appraiser, mean_and_error
 from .config import IterationPlan
 from .errors import ConfigurationError
-from .luck import learned_factor, lucky_share, scaled_chance
+from .luck import ESTIMATE
 from .records import Exploration, Request, Rollouts, Setting, concatenate
 from .search import Observed, Prior, SearchResult, Slice, find_setting
 
@@ -31,7 +31,7 @@ PROBE_SHARE = 1 / 8  # of an iteration's queries, at every temperature of a grid
 SLICES_SHARE = 1 / 16  # of an iteration's queries, in all slices together,
 FEWEST_IN_SLICE = 3  # but that many in each of them,
 MOST_IN_SLICES = 1 / 4  # as far as they take no more than this
-EVEN_SHARE = 1 / 16  # of an iteration's queries get K responses in any case
+FEWEST_EVEN = 24  # queries get K responses in any case; a threshold that is chosen on fewer loses (docs/luck.md)
 MUCH_LUCK = 0.2  # share of lucky responses that deserves a warning
 
 SampleRound = Callable[[Sequence[Request]], Rollouts]
@@ -46,7 +46,8 @@ class BalanceCallback(TrainerCallback):
     The first queries of an iteration are explored at several temperatures, a slice of them at each; their responses
     are training material like all others. The other queries are explored at the temperature that won, a few responses
     at a time, until they have what is wanted of them. Right answers that are to be expected by luck do not count. With
-    one temperature nothing is searched; with one threshold besides, this is the static method (Online RFT).
+    one temperature nothing is searched; with one threshold and `allocation="fixed"` besides, this is the static method
+    (Online RFT).
 
     Args:
         temperatures (`float` or `Sequence[float]`, *optional*, defaults to `0.5, 0.6, ..., 1.2`):
@@ -59,12 +60,13 @@ class BalanceCallback(TrainerCallback):
         search (`str`, *optional*):
             `"slices"`: each of these queries at one temperature, nothing sampled in vain. `"grid"`: each of them at
             every temperature, as in the paper; the responses at those that lose are thrown away. `None`: slices, or a
-            grid where an iteration has fewer queries than there are temperatures.
+            grid where there are fewer queries than temperatures, or the threshold is chosen on the probe.
         allocation (`str`, *optional*, defaults to `"rounds"`):
             `"rounds"`: the queries after the search are sampled 4 responses at a time, until they have n* good ones
-            (correct, selectable, above the threshold) or had K; a sixteenth of the queries gets K in any case, to
-            choose the threshold and to measure on. `"fixed"`: K for every query, as for 4 responses or fewer, and for
-            a reward model that is the only reward and has no `correct_at`, which compares a query's responses.
+            (correct, selectable, above the threshold) or had K; as many as the search had, and at least 24, get K in
+            any case, to choose the threshold and to measure on. `"fixed"`: K for every query, as for 4 responses or
+            fewer, and for a reward model that is the only reward and has no `correct_at`, which compares a query's
+            responses.
         reinvest (`str`, *optional*):
             `"hard"`: what rounds save is spent on this iteration's queries that have no good response yet, up to 2 K
             for each. `None`: it is saved.
@@ -75,7 +77,7 @@ class BalanceCallback(TrainerCallback):
             Share strength between neighbouring temperatures and with the last iteration.
         threshold_on (`str`, *optional*, defaults to `"all"`):
             Responses that the threshold is chosen on: `"all"` at the temperature that won to queries with K of them,
-            or those of the `"probe"`, as in the paper.
+            or those of the grid's `"probe"`, as in the paper.
 
     Attributes:
         history (`list[dict[str, float]]`): one entry per iteration under the names of the logs: `balance/score`,
@@ -88,7 +90,7 @@ class BalanceCallback(TrainerCallback):
 
     Raises:
         ConfigurationError: an empty grid, a temperature that is not greater than 0, a threshold that is not finite, a
-            chance outside [0, 1), or a word that an argument does not know.
+            chance outside [0, 1), a word that an argument does not know, or arguments that contradict each other.
     """
 
     def __init__(
@@ -117,11 +119,15 @@ class BalanceCallback(TrainerCallback):
         self.reinvest = _one_of("reinvest", reinvest, (None, "hard"))
         if self.reinvest and self.allocation == "fixed":
             raise ConfigurationError("reinvest='hard' spends what rounds save: it needs allocation='rounds'")
-        if chance != "estimate" and not (isinstance(chance, numbers.Real) and 0 <= chance < 1):
+        if chance != ESTIMATE and not (isinstance(chance, numbers.Real) and 0 <= chance < 1):
             raise ConfigurationError(f"chance must be a number in [0, 1) or 'estimate', got {chance!r}")
         self.chance = chance
         self.smooth = smooth
         self.threshold_on = _one_of("threshold_on", threshold_on, ("all", "probe"))
+        if self.threshold_on == "probe" and self._given_search == "slices":
+            raise ConfigurationError(
+                "threshold_on='probe' needs search='grid': a slice is too small to choose the threshold on"
+            )
         self._iteration_steps = 0  # `setup` says how many
         self.history: list[dict[str, float]] = []
 
@@ -158,7 +164,7 @@ class BalanceCallback(TrainerCallback):
     @property
     def estimates_chance(self) -> bool:
         """Whether the trainer has to find out how often verifiers accept wrong reasoning."""
-        return self.chance == "estimate"
+        return self.chance == ESTIMATE
 
     def setup(
         self, plan: IterationPlan, *, num_generations: int, temperature: float, seed: int, in_rounds: bool = True
@@ -179,14 +185,15 @@ class BalanceCallback(TrainerCallback):
         """
         self.temperatures = self._given_temperatures or (float(temperature),)
         most, needed = plan.num_queries, len(self.temperatures)
-        self.search = self._given_search or ("slices" if most >= needed else "grid")
-        self.num_even = min(MOST_PROBE_QUERIES, math.ceil(most * EVEN_SHARE))
+        slices_fit = min(most, self._given_num_queries or most) >= needed and self.threshold_on == "all"
+        self.search = self._given_search or ("slices" if slices_fit else "grid")
         if self.search == "slices":
             in_slices = min(max(most * SLICES_SHARE, needed * FEWEST_IN_SLICE), most * MOST_IN_SLICES)
             usual = max(needed, min(MOST_PROBE_QUERIES, math.ceil(in_slices)))
         else:
             usual = min(MOST_PROBE_QUERIES, math.ceil(most * PROBE_SHARE))
         self.num_queries = self._given_num_queries or usual
+        self.num_even = min(most, max(self.num_queries, FEWEST_EVEN))
         if self.num_queries > most:
             raise ConfigurationError(
                 f"num_queries of the search must be in 1..{most} (queries_per_iteration), got {self.num_queries}"
@@ -199,6 +206,7 @@ class BalanceCallback(TrainerCallback):
         self._in_rounds = in_rounds and self.allocation == "rounds" and num_generations > ROUND
         self.num_generations = num_generations
         self.target = plan.target
+        self.appraiser = Appraiser(plan.target, self.thresholds, self.chance)
         self._iteration_steps = plan.num_steps
         self.history = []
         self.setting = Setting(
@@ -206,31 +214,39 @@ class BalanceCallback(TrainerCallback):
             threshold=self.thresholds[0] if self.thresholds is not None and len(self.thresholds) == 1 else 0.0,
         )
         self._prior: Prior | None = None
-        self._trained_share: float | None = None  # of lucky responses in the last selection, estimated
-        self._factor: float | None = None  # of the odds of luck in this iteration
         self._rng = np.random.default_rng([seed, 1])
+        self._agree: Callable[[Any], Any] = _as_it_is
 
     # ------------------------------------------------------------------ exploring
+
+    def begin(self, sample: SampleRound, queries: Sequence[int]) -> Exploration:
+        """Called by the trainer: what [`explore`] samples, with the chance of luck that is in force.
+
+        Args:
+            sample: as of [`explore`], before anything is known of luck.
+            queries (`Sequence[int]`): the ids of the iteration's queries.
+        """
+        self.appraiser.begin()
+        self._agree = getattr(sample, "agree", _as_it_is)
+        return Exploration.of(self.explore(lambda requests: self.appraiser.with_chance(sample(requests)), queries))
 
     def explore(self, sample: SampleRound, queries: Sequence[int]) -> Exploration:
         """Sample the iteration's responses, and find the temperature meanwhile.
 
         Args:
-            sample: takes requests, returns their scored responses; one call is one submission to the engine. Where
-                several processes train together, its `agree(value)` returns what the main process says.
+            sample: takes requests, returns their scored responses; one call is one submission to the engine. A
+                collective where several processes train together.
             queries (`Sequence[int]`): the ids of the iteration's queries, in their seeded order.
 
         Returns:
             `Exploration`: the responses to select from, and what the search found and cost. A subclass may return
             bare `Rollouts`.
         """
-        self._factor = None
-        agree = getattr(sample, "agree", _as_it_is)
 
         def ask(*orders: Order) -> Rollouts:
-            return self._with_chance(sample([self._request(*order) for order in orders if order[1]]))
+            return sample([self._request(*order) for order in orders if order[1]])
 
-        kept, temperature, threshold, figures = self._find_temperature(ask, agree, queries)
+        kept, temperature, threshold, figures = self._find_temperature(ask, queries)
         explored = set() if kept is None else set(kept.query_ids_R.tolist())
         rest = [query for query in queries if query not in explored]
         most = self.num_generations
@@ -243,8 +259,8 @@ class BalanceCallback(TrainerCallback):
         first = begun.at(temperature)
         even = first.take(~np.isin(first.query_ids_R, in_rounds))
         if self.threshold_on == "all" or threshold is None:
-            threshold = agree(self._best_threshold(even))[0]
-        rounds = Rounds(begun, lambda who, n: ask((temperature, who, n)), agree, threshold=threshold)
+            threshold = self._agree(self._best_threshold(even))
+        rounds = Rounds(begun, lambda who, n: ask((temperature, who, n)), self._agree, threshold=threshold)
         rounds.until_good(in_rounds, wanted=math.ceil(self.target), tries=ROUND, most=most)
         if self.reinvest == "hard" and self._in_rounds:
             saved = len(queries) * most - len(rounds.rollouts)
@@ -254,7 +270,7 @@ class BalanceCallback(TrainerCallback):
         return Exploration(rounds.rollouts, temperature, threshold, figures, even, first)
 
     def _find_temperature(
-        self, ask: Callable[..., Rollouts], agree: Callable[[Any], Any], queries: Sequence[int]
+        self, ask: Callable[..., Rollouts], queries: Sequence[int]
     ) -> tuple[Rollouts | None, float, float | None, dict[str, float]]:
         """Responses worth keeping, the temperature, the threshold that goes with it, and what the search cost."""
         if len(self.temperatures) == 1:
@@ -264,6 +280,7 @@ class BalanceCallback(TrainerCallback):
 
         def observe(slices: Sequence[Slice]) -> list[Observed]:
             k = self.num_generations
+            slices = self._agree(slices)
             probed.append(ask(*((temperature, [queries[place] for place in who], k) for temperature, who in slices)))
             grids = [probed[0].at(temperature).grids for temperature, _ in slices]
             return [
@@ -285,35 +302,30 @@ class BalanceCallback(TrainerCallback):
             prior=self._prior,
             smooth=self.smooth,
         )
-        result = agree(result)
+        result = self._agree(result)
         figures = {
             "balance/probe_completions": float(result.completions),
             "balance/probe_seconds": time.perf_counter() - started,
         }
-        temperature, threshold = result.setting.temperature, result.setting.threshold
+        found: tuple[float, float | None] = (result.setting.temperature, result.setting.threshold)
         if result.setting.score > 0:
             self._prior = result.prior
         else:
-            temperature, threshold = self.setting.temperature, self.setting.threshold
+            found = self._nearest(self.setting.temperature), None
             logger.warning(
-                "No temperature (%s) scores above 0 on %d queries; the previous setting, T = %g, is kept.",
+                "No temperature (%s) scores above 0 on %d queries; T = %g is kept.",
                 ", ".join(f"{value:g}" for value in self.temperatures),
                 self.num_queries,
-                temperature,
+                found[0],
             )
-        kept = probed[0] if in_slices else probed[0].at(temperature)
-        return (kept if len(kept) else None), temperature, threshold, figures
+        kept = probed[0] if in_slices else probed[0].at(found[0])
+        return (kept if len(kept) else None), *found, figures
 
-    def _with_chance(self, rollouts: Rollouts) -> Rollouts:
-        """The same, with the chance that is in force; the first responses of an iteration tell what was learned."""
-        if not self.estimates_chance:
-            return dataclasses.replace(rollouts, chance_R=np.full(len(rollouts), float(self.chance)))
-        if self._factor is None:
-            grids = rollouts.grids
-            self._factor = learned_factor(
-                grids.chance_N, grids.correct_NK, grids.selectable_NK, trained_share=self._trained_share
-            )
-        return dataclasses.replace(rollouts, chance_R=scaled_chance(rollouts.chance_R, self._factor))
+    def _nearest(self, temperature: float) -> float:
+        """The temperature in force; with slices the candidate next to it, since there may be no other responses."""
+        if self.search == "grid":
+            return temperature
+        return min(self.temperatures, key=lambda candidate: abs(candidate - temperature))
 
     def _request(self, temperature: float, queries: Sequence[int], n: int) -> Request:
         seed = int(self._rng.integers(2**31))
@@ -328,8 +340,8 @@ class BalanceCallback(TrainerCallback):
         if self.threshold_on == "probe" and exploration.threshold is not None:
             threshold = exploration.threshold
         else:
-            threshold = self._best_threshold(rollouts)[0]
-        score = float(self._scores(rollouts, threshold).mean()) if len(rollouts) else 0.0
+            threshold = self._best_threshold(rollouts)
+        score, _ = mean_and_error(self.appraiser.scores(rollouts, threshold))
         if score <= 0:
             logger.warning(
                 "No threshold scores above 0 at temperature %g; the threshold is %g.", temperature, threshold
@@ -337,35 +349,10 @@ class BalanceCallback(TrainerCallback):
         self.setting = Setting(temperature, threshold, score)
         return self.setting
 
-    def _best_threshold(self, rollouts: Rollouts) -> tuple[float, float]:
-        """The best threshold and its score. If luck explains every correct response, they are trained on all the same:
-        the threshold is then the paper's. If none is correct, the previous one is kept."""
-        if not len(rollouts):
-            return self.setting.threshold, 0.0
-        grids = rollouts.grids
-        for luck in (grids.luck, {}):
-            threshold, score = best_threshold(
-                grids.rewards_NK,
-                grids.correct_NK,
-                self.target,
-                selectable_NK=grids.selectable_NK,
-                thresholds=self.thresholds,
-                **luck,
-            )
-            if score > 0:
-                return threshold, 0.0 if not luck else score
-        return self.setting.threshold, 0.0
-
-    def _scores(self, rollouts: Rollouts, threshold: float) -> np.ndarray:
-        grids = rollouts.grids
-        return balance_scores(
-            grids.rewards_NK,
-            grids.correct_NK,
-            self.target,
-            threshold,
-            selectable_NK=grids.selectable_NK,
-            **grids.luck,
-        )
+    def _best_threshold(self, rollouts: Rollouts) -> float:
+        """The best threshold; if no response is correct, the one in force."""
+        found = self.appraiser.best_threshold(rollouts)
+        return self.setting.threshold if found is None else found
 
     def record(self, setting: Setting, exploration: Exploration, num_sampled: int) -> dict[str, float]:
         """Add an iteration to the history; called by the trainer once its selection is made.
@@ -377,13 +364,12 @@ class BalanceCallback(TrainerCallback):
         """
         setting = Setting(float(setting.temperature), float(setting.threshold), float(setting.score))
         self.setting = setting
-        grids, even = exploration.rollouts.grids, exploration.evenly_sampled
-        scores = self._scores(even, setting.threshold)
-        share = lucky_share(grids.rewards_NK, grids.correct_NK, grids.selectable_NK, setting.threshold, **grids.luck)
-        self._trained_share = share
+        even = exploration.evenly_sampled
+        share = self.appraiser.lucky_share(exploration.rollouts, setting.threshold)
+        self.appraiser.trained_share = share
         entry = {
             "balance/score": setting.score,
-            "balance/score_se": float(scores.std(ddof=1) / math.sqrt(len(scores))) if len(scores) > 1 else 0.0,
+            "balance/score_se": mean_and_error(self.appraiser.scores(even, setting.threshold))[1],
             "balance/temperature": setting.temperature,
             "balance/threshold": setting.threshold,
             "balance/chance": float(even.grids.chance_N.mean()),
@@ -427,7 +413,7 @@ class BalanceCallback(TrainerCallback):
             "history": [dict(entry) for entry in self.history],
             "setting": dataclasses.asdict(self.setting),
             "prior": None if self._prior is None else dataclasses.asdict(self._prior),
-            "trained_share": self._trained_share,
+            "trained_share": self.appraiser.trained_share,
             "rng": self._rng.bit_generator.state,
         }
 
@@ -437,7 +423,7 @@ class BalanceCallback(TrainerCallback):
         self.setting = Setting(**state["setting"])
         prior = state.get("prior")  # checkpoints of earlier versions have none
         self._prior = None if prior is None else Prior(**prior)
-        self._trained_share = state.get("trained_share")
+        self.appraiser.trained_share = state.get("trained_share")
         self._rng.bit_generator.state = state["rng"]
 
 

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 
 from .errors import ConfigurationError
 
+ESTIMATE = "estimate"  # in place of a chance: find out
+MOST_ODDS = 1.0  # lucky responses per wrong one that a factor may lead to
 MEMORY = 0.5  # weight of the luck that was trained on; measured on recordings and on the testbed (docs/luck.md)
 
 
@@ -104,7 +106,10 @@ def learned_factor(
     A policy that imitates what it was trained on repeats the share of lucky responses among them; a policy that learns
     the right reasoning alone guesses at chance. The estimate lies half way between the two: with all odds c / (1 - c)
     multiplied by this factor, the expected share of lucky responses among the correct ones is the mean of
-    `trained_share` and the share at plain chance.
+    `trained_share` and the share at plain chance. No policy guesses worse than by chance, and a few wrong responses
+    say little: so the factor is at least 1, and makes no odds larger than 1 that were not.
+
+    Both shares are about what the policy samples, whatever the threshold: what it imitates is what was selected.
 
     Args:
         chance (`float`, or (N,)): c before any training, in [0, 1).
@@ -114,18 +119,20 @@ def learned_factor(
             was trained on, in 0..1. `None`: there was none, so the factor is 1.
 
     Returns:
-        `float`, at least 0; 1 where no luck is to be expected.
+        `float`, at least 1; 1 where no luck is to be expected.
 
     Raises:
         ConfigurationError: a chance is outside its range.
     """
     correct, selectable = np.asarray(correct_NK, dtype=bool), np.asarray(selectable_NK, dtype=bool)
-    num_lucky = float((odds_of(chance, len(correct)) * (selectable & ~correct).sum(axis=1)).sum())
+    odds_N = odds_of(chance, len(correct))
+    num_lucky = float((odds_N * (selectable & ~correct).sum(axis=1)).sum())
     num_correct = int((selectable & correct).sum())
     if trained_share is None or num_lucky == 0 or num_correct == 0:
         return 1.0
     plain = min(1.0, num_lucky / num_correct)
-    return ((1 - MEMORY) * plain + MEMORY * trained_share) * num_correct / num_lucky
+    factor = ((1 - MEMORY) * plain + MEMORY * trained_share) * num_correct / num_lucky
+    return max(1.0, min(factor, MOST_ODDS / float(odds_N.max())))
 
 
 def scaled_chance(chance: ArrayLike, factor: float) -> np.ndarray:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
 
 from ..errors import ConfigurationError
+from ..luck import ESTIMATE
 from ..records import Rollouts, Rows
 from ..rewards.base import RewardFn
 from .scoring import Scorer
 from .store import RolloutStore
 
 MOST_RESPONSES = 512  # that are compared with the gold answers of other queries, per iteration
-ESTIMATE = "estimate"
 
 
 class Chances:
     """The chance of each query, by its verifier: `RewardFn.chance_of`, or the attribute `chance` of another function.
 
-    An estimate is made once, on the first responses: how many of them the verifier accepts as answers to another
-    query, drawn at random. Equal golds count, as they do for a lucky response.
+    An estimate is made once, on the first responses that ended by themselves: how many of them the verifier accepts as
+    answers to another query, drawn at random. Equal golds count, as they do for a lucky response.
 
     Args:
         scorer (`Scorer`): the reward functions.
@@ -54,41 +55,43 @@ class Chances:
         for place, index in enumerate(verifiers.indices):
             mine_R = judges_R == place
             queries, inverse = np.unique(rollouts.query_ids_R[mine_R], return_inverse=True)
-            told = [self._told(index, query_id) for query_id in queries.tolist()]
-            if ESTIMATE in told and index not in self._estimates and len(queries) > 1:
-                self._estimates[index] = self._estimate(index, rollouts.take(mine_R), seed)
+            function, name = self.scorer.functions[index], self.scorer.names[index]
+            told = [chance_told(function, name, self.rows[query_id]) for query_id in queries.tolist()]
+            if ESTIMATE in told and index not in self._estimates:
+                self._estimates[index] = self._estimate(index, rollouts.take(mine_R & rollouts.ended_R), seed)
             chance_N = [self._estimates.get(index, 0.0) if item == ESTIMATE else float(item) for item in told]
             chance_R[mine_R] = np.array(chance_N)[inverse] if chance_N else 0.0
         return chance_R
 
-    def _told(self, index: int, query_id: int) -> float | str:
-        function = self.scorer.functions[index]
-        if isinstance(function, RewardFn) and type(function).chance_of is not RewardFn.chance_of:
-            chance = function.chance_of(self.rows[query_id])
-        else:
-            chance = getattr(function, "chance", None)
-        if chance is None or chance == ESTIMATE:
-            return chance or 0.0
-        if not isinstance(chance, numbers.Real) or not 0 <= float(chance) < 1:
-            raise ConfigurationError(
-                f"the chance of reward function '{self.scorer.names[index]}' must be a number in [0, 1), 'estimate' "
-                f"or None, got {chance!r}"
-            )
-        return float(chance)
-
     def _estimate(self, index: int, rollouts: Rollouts, seed: int) -> float:
         """The share of these responses that the verifier accepts as answers to other queries among theirs, below 1."""
-        rng = np.random.default_rng([seed, 3])
+        limit = self.scorer.verifiers.limits[self.scorer.verifiers.indices.index(index)]
         queries, own_R = np.unique(rollouts.query_ids_R, return_inverse=True)
+        if limit is None or len(queries) < 2:
+            return 0.0
+        rng = np.random.default_rng([seed, 3])
         chosen = np.sort(rng.permutation(len(rollouts))[:MOST_RESPONSES])
         others = rng.integers(len(queries) - 1, size=len(chosen))
         others += others >= own_R[chosen]  # any query but the response's own
         mine = self.store.mine(rollouts.rows_R[chosen])
         asked = [self.rows[int(queries[others[position]])] for position in mine]
         values = self.scorer.judge(index, list(mine.values()), asked, self.trainer_state)
-        limit = self.scorer.verifiers.limits[self.scorer.verifiers.indices.index(index)]
-        if limit is None:
-            return 0.0
         given = [value for part in gather_object([values]) for value in part if value is not None]
         # One more than were asked: a verifier that accepts everything still has a chance below 1, and finite odds.
         return sum(value >= limit for value in given) / (len(given) + 1)
+
+
+def chance_told(function: Any, name: str, row: Mapping[str, Any]) -> float | str:
+    """What a reward function says of the chance of a row: a number, or `"estimate"`; 0 where it says nothing.
+
+    Raises:
+        ConfigurationError: it is neither a number in [0, 1), nor `"estimate"`, nor None.
+    """
+    chance = function.chance_of(row) if isinstance(function, RewardFn) else getattr(function, "chance", None)
+    if chance is None or chance == ESTIMATE:
+        return chance or 0.0
+    if not isinstance(chance, numbers.Real) or not 0 <= float(chance) < 1:
+        raise ConfigurationError(
+            f"the chance of reward function '{name}' must be a number in [0, 1), 'estimate' or None, got {chance!r}"
+        )
+    return float(chance)

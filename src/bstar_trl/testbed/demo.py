@@ -37,20 +37,26 @@ Summary = dict[str, Any]
 
 
 class DemoTrainer(BSTaRTrainer):
-    """Also measures the lucky share of the selection: right answers at the end of wrong chains."""
+    """Also measures how many right answers stand at the end of wrong chains, which only a testbed knows."""
 
-    lucky_share = 0.0
+    lucky_share = 0.0  # of the selected responses
+    lucky_share_available = 0.0  # of the correct ones above the threshold: what `select/lucky_share` estimates
 
     def select_responses(self, rollouts: Rollouts, setting: Setting) -> Selection:
-        """The parent's selection; compares each response with the truth, which only a testbed knows."""
+        """The parent's selection."""
         selection = super().select_responses(rollouts, setting)
-        if len(selection):
-            completions = selection.rollouts.reader.read(selection.rollouts.rows_R)
-            prompts = [self.queries[item.query_id]["prompt"] for item in completions]
-            triples = zip(prompts, completions, selection.rollouts.correct_R, strict=True)
-            lucky = [right and not is_valid(prompt, item.text) for prompt, item, right in triples]
-            self.lucky_share = sum(lucky) / len(lucky)
+        grids = rollouts.grids
+        available_NK = grids.selectable_NK & grids.correct_NK & (grids.rewards_NK > setting.threshold)
+        self.lucky_share = self._lucky_share(selection.rollouts)
+        self.lucky_share_available = self._lucky_share(rollouts.take(grids.index_NK[available_NK]))
         return selection
+
+    def _lucky_share(self, rollouts: Rollouts) -> float:
+        completions = rollouts.reader.read(rollouts.rows_R)
+        prompts = [self.queries[item.query_id]["prompt"] for item in completions]
+        triples = zip(prompts, completions, rollouts.correct_R, strict=True)
+        lucky = [right and not is_valid(prompt, item.text) for prompt, item, right in triples]
+        return sum(lucky) / max(1, len(lucky))
 
 
 class _Observer(TrainerCallback):
@@ -82,6 +88,7 @@ class _Observer(TrainerCallback):
             "balance_score": balance["balance/score"],
             "selected": int(figures["select/samples"]),
             "lucky_share": self.trainer.lucky_share,
+            "lucky_share_available": self.trainer.lucky_share_available,
             "estimated_lucky_share": balance["select/lucky_share"],
             REWARD_METRIC: figures[f"explore/{REWARD_METRIC}"],
             "completions": int(figures["explore/completions"] + balance["balance/extra_completions"]),

@@ -20,6 +20,7 @@ from ..callback import BalanceCallback
 from ..config import BSTaRConfig, IterationPlan, as_bstar_config
 from ..errors import ConfigurationError, DatasetError, DatasetTypeError, UnsupportedOptionError
 from ..rewards.base import RewardFn
+from ..rollouts.chance import chance_told
 from ..rollouts.judging import COLUMN, Verifiers
 from ..rollouts.scoring import TRL_KEYWORDS, reward_name
 from .prompts import named_datasets
@@ -244,6 +245,9 @@ def check_dataset(name: str, dataset: Any, functions: Sequence[Any], args: BSTaR
         for index, function in enumerate(functions):
             if isinstance(function, RewardFn) and (judge in (None, index) or index not in verifiers.indices):
                 function.check_row(row)
+        for index, verifier in zip(verifiers.indices, verifiers.names, strict=True):
+            if judge in (None, index):
+                chance_told(functions[index], verifier, row)
 
 
 def _first_filled(dataset: Any, functions: Sequence[Any]) -> Iterator[Mapping[str, Any]]:

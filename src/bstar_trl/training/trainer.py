@@ -171,7 +171,7 @@ class BSTaRTrainer(GRPOTrainer):
             queries = self.queries.take(self.plan.num_queries)
             sampler = self._sampler(self.queries, with_chance=self.balance.estimates_chance)
             with self.policy.session():
-                exploration = Exploration.of(self.balance.explore(sampler, queries))
+                exploration = self.balance.begin(sampler, queries)
             setting = sampler.agree(returned(Setting, self.balance.settle(exploration), "settle"))
             selection = returned(Selection, self.select_responses(exploration.rollouts, setting), "select_responses")
             num_sampled += sampler.num_sampled

@@ -1,0 +1,95 @@
+"""What rollouts are worth: balance scores, the best threshold, and how much of it is luck."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from .balance import balance_scores, best_threshold
+from .luck import ESTIMATE, learned_factor, lucky_share, scaled_chance
+from .records import Rollouts
+
+
+class Appraiser:
+    """Appraises rollouts by one target; remembers how lucky the responses were that were trained on.
+
+    Args:
+        target (`float`): n*, correct responses wanted per query.
+        thresholds (`Sequence[float]`, *optional*): candidates; `None`: all that make a difference.
+        chance (`float` or `"estimate"`): how often a verifier accepts wrong reasoning; an estimate is what the
+            rollouts say of it, and more once the policy was trained on lucky responses.
+
+    Attributes:
+        trained_share (`float`, *optional*): estimated share of lucky responses among those of the last iteration.
+    """
+
+    def __init__(self, target: float, thresholds: Sequence[float] | None, chance: float | Literal["estimate"]):
+        self.target = target
+        self.thresholds = thresholds
+        self.chance = chance
+        self.trained_share: float | None = None
+        self._factor: float | None = None  # of the odds of luck in this iteration
+
+    def begin(self) -> None:
+        """Forget what the last responses said of the policy: it has changed since."""
+        self._factor = None
+
+    def with_chance(self, rollouts: Rollouts) -> Rollouts:
+        """The same responses with the chance that is in force; the first ones since `begin` tell what was learned."""
+        if self.chance != ESTIMATE:
+            return dataclasses.replace(rollouts, chance_R=np.full(len(rollouts), float(self.chance)))
+        if self._factor is None:
+            grids = rollouts.grids
+            self._factor = learned_factor(
+                grids.chance_N, grids.correct_NK, grids.selectable_NK, trained_share=self.trained_share
+            )
+        return dataclasses.replace(rollouts, chance_R=scaled_chance(rollouts.chance_R, self._factor))
+
+    def scores(self, rollouts: Rollouts, threshold: float) -> np.ndarray:
+        """Balance score of each query at a threshold; (N,), in 0..1."""
+        grids = rollouts.grids
+        return balance_scores(
+            grids.rewards_NK,
+            grids.correct_NK,
+            self.target,
+            threshold,
+            selectable_NK=grids.selectable_NK,
+            **grids.luck,
+        )
+
+    def best_threshold(self, rollouts: Rollouts) -> float | None:
+        """The threshold with the highest mean score; `None` if no response is correct.
+
+        If luck explains every correct response, they are trained on all the same: the threshold is then the paper's.
+        """
+        grids = rollouts.grids
+        no_luck: dict[str, Any] = {}
+        for luck in (grids.luck, no_luck) if len(rollouts) else ():
+            threshold, score = best_threshold(
+                grids.rewards_NK,
+                grids.correct_NK,
+                self.target,
+                selectable_NK=grids.selectable_NK,
+                thresholds=self.thresholds,
+                **luck,
+            )
+            if score > 0:
+                return threshold
+        return None
+
+    def lucky_share(self, rollouts: Rollouts, threshold: float) -> float:
+        """Expected share of lucky responses among the selectable correct ones above a threshold, in 0..1."""
+        grids = rollouts.grids
+        return lucky_share(grids.rewards_NK, grids.correct_NK, grids.selectable_NK, threshold, **grids.luck)
+
+
+def mean_and_error(scores_N: np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error (0 of a single one); zeros of nothing."""
+    if not len(scores_N):
+        return 0.0, 0.0
+    error = scores_N.std(ddof=1) / math.sqrt(len(scores_N)) if len(scores_N) > 1 else 0.0
+    return float(scores_N.mean()), float(error)
