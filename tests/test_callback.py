@@ -347,6 +347,18 @@ def test_what_is_saved_goes_to_hard_queries():
     assert most > K
 
 
+def test_hard_queries_get_no_more_than_was_saved():
+    """One query is never solved, and the others save less than a round: nothing more is asked for."""
+    ease = np.where(np.arange(26) == 25, 0.0, 10.0)
+    balance = BalanceCallback(0.7, reinvest="hard")
+    plan = IterationPlan(num_queries=26, num_samples=48, num_steps=5, batch_size=8, target=2.0)
+    balance.setup(plan, num_generations=6, temperature=1.0, seed=0)
+    world = World(lambda temperature: 0.1, ease=ease, noise=0.0)  # 24 even queries, one solved at once, one never
+    rollouts = balance.explore(world, list(range(26))).rollouts
+    assert tries_of(rollouts, [24, 25]) == {24: 4, 25: 6}
+    assert [request.n for call in world.calls for request in call] == [6, 4, 2]  # 2 saved, a round needs 4
+
+
 def test_stopping_on_the_outcome_biases_nothing_that_is_measured():
     """Many iterations of one policy: pass@1 of the first rounds, and the score at the chosen threshold of the queries
     with K responses in any case, agree with the truth; pass@1 of all responses does not."""

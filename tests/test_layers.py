@@ -28,6 +28,7 @@ ORDER = [
     "search",
     "allocation",
     "appraisal",
+    "shares",
     "evaluate_metrics",
     "concurrency",
     "answers",
@@ -44,8 +45,8 @@ ORDER = [
     "cli",
 ]
 LIGHT = {
-    "errors", "luck", "balance", "selection", "metrics", "records", "search", "allocation", "appraisal", "concurrency",
-    "answers", "sandbox",
+    "errors", "luck", "balance", "selection", "metrics", "records", "search", "allocation", "appraisal", "shares",
+    "concurrency", "answers", "sandbox",
 }  # fmt: skip
 HEAVY = {"torch", "trl", "transformers", "accelerate", "peft", "datasets", "vllm"}
 NUMPY_ONLY = {"luck", "balance", "selection"}

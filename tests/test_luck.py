@@ -60,6 +60,18 @@ def test_learned_factor_by_hand():
     np.testing.assert_allclose(scaled_chance([0.0, 0.25, 0.5], 3.0), [0.0, 0.5, 0.75])
 
 
+def test_learned_factor_stays_in_reason():
+    """A policy guesses at chance at least; and one wrong response among many does not say that all are lucky."""
+    correct = np.array([[True] * 5 + [False] * 5])
+    everything = np.ones_like(correct)
+    assert learned_factor(0.4, correct, everything, trained_share=0.1) == 1.0  # plain chance: 2/3
+    correct = np.array([[True] * 99 + [False]])
+    everything = np.ones_like(correct)
+    factor = learned_factor(0.1, correct, everything, trained_share=0.3)
+    assert factor == pytest.approx(9.0)  # odds of 1/9 become 1; the mean of the shares asks for 134
+    assert learned_factor(0.6, correct, everything, trained_share=0.9) == 1.0  # odds above 1 from the start
+
+
 def test_pure_guesser_scores_little():
     """The clip at 0 is biased upward, within bounds: c = 1/4 and n* = 4 with 4 and with 16 distinct responses."""
     rng = np.random.default_rng(0)
@@ -118,8 +130,13 @@ def test_luck_pulls_the_search_away_from_guessing():
     assert share_of_valid(corrected) > share_of_valid(plain) + 0.02
 
 
-def test_estimated_share_on_recordings(record_property):
-    """Answers alone, four stages of one training, 11 temperatures: the issue's bars, and the bias."""
+@pytest.mark.parametrize("pooled", [True, False])
+def test_estimated_share_on_recordings(record_property, pooled):
+    """Answers alone, four stages of one training, 11 temperatures: error and bias of the estimate.
+
+    Pooled: the factor comes from all temperatures together, as from a run's slices, and the last selection was sampled
+    at one of them (0.8). Else each temperature goes by its own last share.
+    """
     folder = skip_without(SHARED / "replay_big")
     errors = []
     previous = None
@@ -127,13 +144,14 @@ def test_estimated_share_on_recordings(record_property):
         data = np.load(folder / f"big_stage{stage}.npz")
         chance = float(data["other_gold"].mean())
         shares, truths = [], []
-        for correct, valid, ids in zip(data["correct"], data["valid"], data["solution_id"], strict=True):
-            selectable = selectable_mask(ids, np.ones(ids.shape, dtype=bool))
-            trained = None if previous is None else previous[len(shares)]
-            factor = learned_factor(chance, correct, selectable, trained_share=trained)
+        selectable = np.stack([selectable_mask(ids, np.ones(ids.shape, dtype=bool)) for ids in data["solution_id"]])
+        for place, (correct, valid, may) in enumerate(zip(data["correct"], data["valid"], selectable, strict=True)):
+            seen, allowed = (np.concatenate(data["correct"]), np.concatenate(selectable)) if pooled else (correct, may)
+            trained = None if previous is None else previous[4 if pooled else place]
+            factor = learned_factor(chance, seen, allowed, trained_share=trained)
             learned = float(scaled_chance(chance, factor))
-            shares.append(lucky_share(correct.astype(float), correct, selectable, 0.5, chance=learned))
-            truths.append((selectable & correct & ~valid).sum() / (selectable & correct).sum())
+            shares.append(lucky_share(correct.astype(float), correct, may, 0.5, chance=learned))
+            truths.append((may & correct & ~valid).sum() / (may & correct).sum())
         previous = shares
         difference = np.array(shares) - np.array(truths)
         record_property(f"stage {stage}", f"error {np.abs(difference).mean():.3f}, bias {difference.mean():+.3f}")

@@ -15,23 +15,18 @@ from transformers import IntervalStrategy, TrainerCallback
 
 from .allocation import ROUND, Rounds
 from .appraisal import Appraiser, mean_and_error
-from .config import IterationPlan
+from .config import IterationPlan, grid_of, one_of
 from .errors import ConfigurationError
 from .luck import ESTIMATE
 from .records import Exploration, Request, Rollouts, Setting, concatenate
 from .search import Observed, Prior, SearchResult, Slice, find_setting
+from .shares import Search, Shares
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 PAPER_TEMPERATURES = DEFAULT_TEMPERATURES
 PAPER_THRESHOLDS = tuple(step / 10 for step in range(-10, 11))
-MOST_PROBE_QUERIES = 600  # the paper's
-PROBE_SHARE = 1 / 8  # of an iteration's queries, at every temperature of a grid
-SLICES_SHARE = 1 / 16  # of an iteration's queries, in all slices together,
-FEWEST_IN_SLICE = 3  # but that many in each of them,
-MOST_IN_SLICES = 1 / 4  # as far as they take no more than this
-FEWEST_EVEN = 24  # queries get K responses in any case; a threshold that is chosen on fewer loses (docs/luck.md)
 MUCH_LUCK = 0.2  # share of lucky responses that deserves a warning
 
 SampleRound = Callable[[Sequence[Request]], Rollouts]
@@ -99,31 +94,31 @@ class BalanceCallback(TrainerCallback):
         thresholds: float | Sequence[float] | None = None,
         num_queries: int | None = None,
         *,
-        search: Literal["slices", "grid"] | None = None,
+        search: Search | None = None,
         allocation: Literal["rounds", "fixed"] = "rounds",
         reinvest: Literal["hard"] | None = None,
         chance: float | Literal["estimate"] = "estimate",
         smooth: bool = True,
         threshold_on: Literal["all", "probe"] = "all",
     ):
-        self._given_temperatures = None if temperatures is None else _grid("temperatures", temperatures)
+        self._given_temperatures = None if temperatures is None else grid_of("temperatures", temperatures)
         for value in self._given_temperatures or ():
             if value <= 0:
                 raise ConfigurationError(f"temperatures must be greater than 0, got {value:g}")
-        self.thresholds = None if thresholds is None else _grid("thresholds", thresholds)
+        self.thresholds = None if thresholds is None else grid_of("thresholds", thresholds)
         if num_queries is not None and (not isinstance(num_queries, int) or num_queries < 1):
             raise ConfigurationError(f"num_queries must be a whole number of at least 1, got {num_queries}")
         self._given_num_queries = num_queries
-        self._given_search = _one_of("search", search, (None, "slices", "grid"))
-        self.allocation = _one_of("allocation", allocation, ("rounds", "fixed"))
-        self.reinvest = _one_of("reinvest", reinvest, (None, "hard"))
+        self._given_search = one_of("search", search, (None, "slices", "grid"))
+        self.allocation = one_of("allocation", allocation, ("rounds", "fixed"))
+        self.reinvest = one_of("reinvest", reinvest, (None, "hard"))
         if self.reinvest and self.allocation == "fixed":
             raise ConfigurationError("reinvest='hard' spends what rounds save: it needs allocation='rounds'")
         if chance != ESTIMATE and not (isinstance(chance, numbers.Real) and 0 <= chance < 1):
             raise ConfigurationError(f"chance must be a number in [0, 1) or 'estimate', got {chance!r}")
         self.chance = chance
         self.smooth = smooth
-        self.threshold_on = _one_of("threshold_on", threshold_on, ("all", "probe"))
+        self.threshold_on = one_of("threshold_on", threshold_on, ("all", "probe"))
         if self.threshold_on == "probe" and self._given_search == "slices":
             raise ConfigurationError(
                 "threshold_on='probe' needs search='grid': a slice is too small to choose the threshold on"
@@ -180,29 +175,17 @@ class BalanceCallback(TrainerCallback):
                 that only compares them needs all K at once.
 
         Raises:
-            ConfigurationError: the search wants more queries than an iteration has, or slices fewer queries than there
-                are temperatures.
+            ConfigurationError: as of [`Shares.of`].
         """
         self.temperatures = self._given_temperatures or (float(temperature),)
-        most, needed = plan.num_queries, len(self.temperatures)
-        slices_fit = min(most, self._given_num_queries or most) >= needed and self.threshold_on == "all"
-        self.search = self._given_search or ("slices" if slices_fit else "grid")
-        if self.search == "slices":
-            in_slices = min(max(most * SLICES_SHARE, needed * FEWEST_IN_SLICE), most * MOST_IN_SLICES)
-            usual = max(needed, min(MOST_PROBE_QUERIES, math.ceil(in_slices)))
-        else:
-            usual = min(MOST_PROBE_QUERIES, math.ceil(most * PROBE_SHARE))
-        self.num_queries = self._given_num_queries or usual
-        self.num_even = min(most, max(self.num_queries, FEWEST_EVEN))
-        if self.num_queries > most:
-            raise ConfigurationError(
-                f"num_queries of the search must be in 1..{most} (queries_per_iteration), got {self.num_queries}"
-            )
-        if self.probes and self.search == "slices" and self.num_queries < needed:
-            raise ConfigurationError(
-                f"search='slices' needs a query for each of {needed} temperatures, got num_queries={self.num_queries}"
-                ": give it more queries or fewer temperatures, or use search='grid'"
-            )
+        shares = Shares.of(
+            plan.num_queries,
+            len(self.temperatures),
+            search=self._given_search,
+            num_queries=self._given_num_queries,
+            may_slice=self.threshold_on == "all",
+        )
+        self.search, self.num_queries, self.num_even = shares.search, shares.num_queries, shares.num_even
         self._in_rounds = in_rounds and self.allocation == "rounds" and num_generations > ROUND
         self.num_generations = num_generations
         self.target = plan.target
@@ -228,7 +211,9 @@ class BalanceCallback(TrainerCallback):
         """
         self.appraiser.begin()
         self._agree = getattr(sample, "agree", _as_it_is)
-        return Exploration.of(self.explore(lambda requests: self.appraiser.with_chance(sample(requests)), queries))
+        found = Exploration.of(self.explore(lambda requests: self.appraiser.with_chance(sample(requests)), queries))
+        self._agree = _as_it_is  # lets go of the sampler, which holds all responses
+        return found
 
     def explore(self, sample: SampleRound, queries: Sequence[int]) -> Exploration:
         """Sample the iteration's responses, and find the temperature meanwhile.
@@ -430,22 +415,3 @@ class BalanceCallback(TrainerCallback):
 def _as_it_is(value: Any) -> Any:
     """The decision of a process that trains alone."""
     return value
-
-
-def _one_of(name: str, value: Any, known: tuple[Any, ...]) -> Any:
-    if value not in known:
-        raise ConfigurationError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
-    return value
-
-
-def _grid(name: str, values: float | Sequence[float]) -> tuple[float, ...]:
-    try:
-        grid = tuple(map(float, [values] if isinstance(values, int | float) else values))
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{name} must be a number or a sequence of numbers, got {values!r}") from None
-    if not grid:
-        raise ConfigurationError(f"{name} must hold at least one value, got an empty grid")
-    for value in grid:
-        if not math.isfinite(value):
-            raise ConfigurationError(f"{name} must be finite numbers, got {value}")
-    return tuple(dict.fromkeys(sorted(grid)))

@@ -33,8 +33,10 @@ def main(output_dir: str, model_path: str) -> None:
         trainer=Recorder,
         reward_funcs=counted,
         callbacks=[BalanceCallback([0.7, 1.2], num_queries=4)],
+        train_dataset=make_dataset(60),
         eval_dataset=make_dataset(5),
-        queries_per_iteration=9,
+        num_generations=8,
+        queries_per_iteration=36,
         iteration_steps=3,
         max_steps=6,
         gradient_accumulation_steps=2,
@@ -58,6 +60,7 @@ def main(output_dir: str, model_path: str) -> None:
         "differences": differences if trainer.accelerator.is_main_process else [],
         "weights": sum(item.double().sum().item() for item in trainer.model.parameters()),
         "settings": [[entry["balance/temperature"], entry["balance/threshold"]] for entry in trainer.balance.history],
+        "saved": [entry["balance/saved_completions"] for entry in trainer.balance.history],
         "extra": [entry["balance/extra_completions"] for entry in trainer.balance.history],
         "selected": trainer.figures["select/samples"],
         "pass@1": figures["eval_pass@1"],
@@ -80,10 +83,11 @@ def test_two_processes_share_the_work_and_agree(tmp_path, model_path):
     assert first["processes"] == second["processes"] == 2
     assert max(first["differences"]) < 1e-5
     assert len(first["differences"]) == 6
-    for name in ("weights", "settings", "extra", "selected", "pass@1"):
+    for name in ("weights", "settings", "saved", "extra", "selected", "pass@1"):
         assert first[name] == second[name], name
-    # Two iterations of 9 queries in slices of 2 temperatures, K = 3, and an evaluation of 5 x (1 + 3); none twice.
-    assert first["scored"] + second["scored"] == 2 * 3 * 9 + 5 * 4
+    # Two iterations of 36 queries, K = 8, less what rounds save, and an evaluation of 5 x (1 + 8); none twice.
+    assert first["scored"] + second["scored"] == 2 * 36 * 8 - sum(first["saved"]) + 5 * 9
+    assert min(first["saved"]) > 0
     assert min(first["scored"], second["scored"]) > 0
     assert first["extra"] == [0.0, 0.0]
 

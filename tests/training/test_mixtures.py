@@ -103,6 +103,42 @@ def test_each_row_is_judged_by_its_own_verifier(tmp_path, model_path, by_column)
     )
 
 
+def test_rounds_with_several_verifiers_on_a_stream(tmp_path, model_path):
+    """8 of 40 queries are sampled in rounds; figures of each verifier are about the others, and first rounds."""
+    rows = make_dataset(90)
+    rows = rows.add_column("verifier", ["odd" if int(prompt[0]) % 2 else "letters" for prompt in rows["prompt"]])
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        trainer=Recorder,
+        reward_funcs=[length, Letters(strict=True), odd],
+        verifier=["odd", "letters"],
+        train_dataset=rows.to_iterable_dataset(),
+        callbacks=[BalanceCallback((0.7, 1.1), num_queries=8)],
+        queries_per_iteration=40,
+        balance_target=2.0,
+        num_generations=8,
+        max_steps=6,
+        iteration_steps=3,
+    )
+    trainer.train()
+    rollouts, balance = trainer.rollouts, trainer.balance.history[-1]
+    assert balance["balance/saved_completions"] == 40 * 8 - len(rollouts) > 0
+    logged = trainer.state.log_history[-2]
+    queries = np.unique(rollouts.query_ids_R)
+    assert len(queries) == 40
+    at_winner = rollouts.temperatures_R == balance["balance/temperature"]
+    for name, remainder in (("letters", 0), ("odd", 1)):
+        first = []
+        for query in queries.tolist():
+            if int(trainer.queries[query]["prompt"][0]) % 2 == remainder:
+                mine = rollouts.correct_R[at_winner & (rollouts.query_ids_R == query)]
+                in_rounds = query in list(dict.fromkeys(rollouts.query_ids_R.tolist()))[-8:]
+                first.extend(mine[:4] if in_rounds else mine)
+        assert logged[f"explore/pass@1/{name}"] == pytest.approx(np.mean(first))
+        assert f"explore/pass@8/{name}" in logged
+
+
 def test_two_verifiers_of_one_row_are_an_error(tmp_path, model_path):
     trainer = make_trainer(tmp_path, model_path, reward_funcs=[everything, odd], verifier=["everything", "odd"])
     with pytest.raises(RewardError, match=r"'everything' and 'odd' both judge query.*column 'verifier'"):

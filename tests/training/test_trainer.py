@@ -206,8 +206,9 @@ def test_slices_and_rounds_sample_nothing_in_vain(tmp_path, model_path):
         model_path,
         trainer=Watcher,
         callbacks=[BalanceCallback((0.5, 1.0, 1.5), num_queries=6)],
+        train_dataset=make_dataset(40),
         num_generations=10,
-        queries_per_iteration=17,
+        queries_per_iteration=40,
         balance_target=2.0,
         iteration_steps=5,
         max_steps=15,
@@ -223,7 +224,8 @@ def test_slices_and_rounds_sample_nothing_in_vain(tmp_path, model_path):
         assert {request.temperature for request in first} == {setting.temperature}
         assert [request.n for request in first] == [10, 4]
         even, others = (list(request.query_ids) for request in first)
-        assert len(set(in_slices + even + others)) == 17
+        assert len(even) == 24
+        assert len(set(in_slices + even + others)) == 40
         for size, tries in ((4, 4), (2, 8)):  # K = 10: rounds of 4, 4 and 2
             grids = rollouts.take(np.isin(rollouts.query_ids_R, others)).grids
             good = grids.selectable_NK & grids.correct_NK & (grids.rewards_NK > setting.threshold)
@@ -233,12 +235,63 @@ def test_slices_and_rounds_sample_nothing_in_vain(tmp_path, model_path):
                 (request,) = next(rounds)
                 assert (sorted(request.query_ids), request.n) == (going, size)
         assert entry["balance/extra_completions"] == 0
-        assert entry["balance/saved_completions"] == 170 - len(rollouts) > 0
+        assert entry["balance/saved_completions"] == 400 - len(rollouts) > 0
         assert 0 <= entry["balance/score_se"] < 0.5
     assert next(rounds, None) is None
     logged = trainer.state.log_history[-1]
     assert "explore/pass@10" in logged
     assert logged["explore/temperature"] == setting.temperature
+
+
+@pytest.mark.parametrize("num_generations", [2, 4])
+def test_few_responses_come_without_rounds(tmp_path, model_path, num_generations):
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        trainer=Watcher,
+        callbacks=[BalanceCallback((0.7, 1.1), reinvest="hard")],
+        train_dataset=make_dataset(40),
+        queries_per_iteration=40,
+        num_generations=num_generations,
+        max_steps=3,
+        iteration_steps=3,
+    )
+    trainer.train()
+    assert {request.n for requests in trainer.rounds for request in requests} == {num_generations}
+    assert len(trainer.selections[0][0]) == 40 * num_generations
+    assert trainer.balance.history[0]["balance/saved_completions"] == 0
+
+
+def test_a_threshold_raised_after_the_rounds_is_kept_to(tmp_path, model_path):
+    class Strict(BalanceCallback):
+        def settle(self, exploration):
+            setting = super().settle(exploration)
+            return Setting(setting.temperature, setting.threshold + 0.5, setting.score)
+
+    def length(completions, **kwargs):
+        return [len(text) / 8 for text in completions]
+
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        trainer=Watcher,
+        reward_funcs=[has_digit, length],
+        verifier="has_digit",
+        callbacks=[Strict((0.7, 1.1), num_queries=4)],
+        train_dataset=make_dataset(40),
+        queries_per_iteration=40,
+        num_generations=8,
+        max_steps=3,
+        iteration_steps=3,
+    )
+    trainer.train()
+    rollouts, setting, selection = trainer.selections[0]
+    assert trainer.balance.history[0]["balance/threshold"] == setting.threshold
+    assert (selection.rollouts.rewards_R > setting.threshold).all()
+    available = (rollouts.grids.selectable_NK & (rollouts.grids.rewards_NK > setting.threshold)).sum()
+    logged = trainer.state.log_history[-1]
+    assert logged["select/available"] == available == len(selection) < selection.wanted
+    assert logged["select/shortfall"] == selection.wanted - available
 
 
 def test_static_callback_probes_nothing(tmp_path, model_path):

@@ -56,7 +56,10 @@ class Chances:
             mine_R = judges_R == place
             queries, inverse = np.unique(rollouts.query_ids_R[mine_R], return_inverse=True)
             function, name = self.scorer.functions[index], self.scorer.names[index]
-            told = [chance_told(function, name, self.rows[query_id]) for query_id in queries.tolist()]
+            if isinstance(function, RewardFn) and type(function).chance_of is not RewardFn.chance_of:
+                told = [chance_told(function, name, self.rows[query_id]) for query_id in queries.tolist()]
+            else:  # no row need be read
+                told = [chance_told(function, name, {})] * len(queries)
             if ESTIMATE in told and index not in self._estimates:
                 self._estimates[index] = self._estimate(index, rollouts.take(mine_R & rollouts.ended_R), seed)
             chance_N = [self._estimates.get(index, 0.0) if item == ESTIMATE else float(item) for item in told]

@@ -1,0 +1,75 @@
+"""How an iteration's queries are shared out: to the search, to responses in any case, to rounds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import ConfigurationError
+
+MOST_PROBE_QUERIES = 600  # the paper's
+PROBE_SHARE = 1 / 8  # of an iteration's queries, at every temperature of a grid
+SLICES_SHARE = 1 / 16  # of an iteration's queries, in all slices together,
+FEWEST_IN_SLICE = 3  # but that many in each of them,
+MOST_IN_SLICES = 1 / 4  # as far as they take no more than this
+FEWEST_EVEN = 24  # queries get K responses in any case; a threshold that is chosen on fewer loses (docs/luck.md)
+
+Search = Literal["slices", "grid"]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Numbers of queries of an iteration.
+
+    Args:
+        search (`str`): `"slices"` or `"grid"`.
+        num_queries (`int`): queries that the temperature is chosen on.
+        num_even (`int`): of the others, those that get K responses whatever comes of them.
+    """
+
+    search: Search
+    num_queries: int
+    num_even: int
+
+    @classmethod
+    def of(
+        cls,
+        most: int,
+        num_temperatures: int,
+        *,
+        search: Search | None,
+        num_queries: int | None,
+        may_slice: bool,
+    ) -> Shares:
+        """The shares of `most` queries.
+
+        Args:
+            most (`int`): N, queries of an iteration.
+            num_temperatures (`int`): candidates; with a single one nothing is searched.
+            search (`str`, *optional*): what the user asks for. `None`: slices where `may_slice` and the queries
+                suffice, else a grid.
+            num_queries (`int`, *optional*): what the user asks for. `None`: see the constants above.
+            may_slice (`bool`): whether slices are a choice.
+
+        Raises:
+            ConfigurationError: the search wants more queries than there are, or slices fewer than temperatures.
+        """
+        fit = may_slice and min(most, num_queries or most) >= num_temperatures
+        search = search or ("slices" if fit else "grid")
+        if search == "slices":
+            usual = min(max(most * SLICES_SHARE, num_temperatures * FEWEST_IN_SLICE), most * MOST_IN_SLICES)
+            usual = max(usual, num_temperatures)
+        else:
+            usual = most * PROBE_SHARE
+        queries = num_queries or min(MOST_PROBE_QUERIES, math.ceil(usual))
+        if queries > most and num_queries:
+            raise ConfigurationError(
+                f"num_queries of the search must be in 1..{most} (queries_per_iteration), got {queries}"
+            )
+        if min(queries, most) < num_temperatures > 1 and search == "slices":
+            raise ConfigurationError(
+                f"search='slices' needs a query for each of {num_temperatures} temperatures, got "
+                f"num_queries={min(queries, most)}: give it more queries or fewer temperatures, or use search='grid'"
+            )
+        return cls(search, queries, min(most, max(queries, FEWEST_EVEN)))
