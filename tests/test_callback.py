@@ -151,22 +151,22 @@ def test_probe_may_take_all_queries():
 def test_defaults_are_the_designs():
     balance = make_callback()
     assert balance.temperatures == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2])
-    assert (balance.search, balance.num_queries, balance.num_even) == ("slices", 8, 24)  # one for each temperature
+    assert (balance.search, balance.num_queries) == ("slices", 8)  # one for each temperature
 
-    def with_queries(most, **options):
+    def with_queries(most, at_winner, **options):
         balance = BalanceCallback(**options)
         balance.setup(IterationPlan(most, 67_500, 500, 128, 5.87), num_generations=64, temperature=1, seed=0)
-        return balance.search, balance.num_queries, balance.num_even
+        return balance.search, balance.num_queries, balance._shares.num_even(at_winner)
 
-    assert with_queries(7) == ("grid", 1, 7)  # too few for slices
-    assert with_queries(160) == ("slices", 24, 24)  # three for each temperature
-    assert with_queries(1_600) == ("slices", 100, 100)  # a sixteenth
-    assert with_queries(11_500) == ("slices", 600, 600)
-    assert with_queries(160, search="grid") == ("grid", 20, 24)  # an eighth
-    assert with_queries(11_500, search="grid") == ("grid", 600, 600)
-    assert with_queries(160, num_queries=6) == ("grid", 6, 24)  # fewer than temperatures
-    assert with_queries(160, threshold_on="probe") == ("grid", 20, 24)
-    assert with_queries(160, num_queries=40) == ("slices", 40, 40)
+    assert with_queries(7, 0) == ("grid", 1, 24)  # too few for slices
+    assert with_queries(160, 5) == ("slices", 24, 24)  # three for each temperature
+    assert with_queries(1_600, 20) == ("slices", 100, 100)  # a sixteenth
+    assert with_queries(11_500, 0) == ("slices", 600, 600)
+    assert with_queries(160, 20, search="grid") == ("grid", 20, 20)  # an eighth
+    assert with_queries(11_500, 600, search="grid") == ("grid", 600, 600)
+    assert with_queries(160, 6, num_queries=6) == ("grid", 6, 18)  # fewer than temperatures
+    assert with_queries(160, 20, threshold_on="probe") == ("grid", 20, 20)
+    assert with_queries(160, 8, num_queries=40) == ("slices", 40, 40)
 
 
 def test_none_means_the_trainers_temperature():

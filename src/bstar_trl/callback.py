@@ -58,10 +58,10 @@ class BalanceCallback(TrainerCallback):
             grid where there are fewer queries than temperatures, or the threshold is chosen on the probe.
         allocation (`str`, *optional*, defaults to `"rounds"`):
             `"rounds"`: the queries after the search are sampled 4 responses at a time, until they have n* good ones
-            (correct, selectable, above the threshold) or had K; as many as the search had, and at least 24, get K in
-            any case, to choose the threshold and to measure on. `"fixed"`: K for every query, as for 4 responses or
-            fewer, and for a reward model that is the only reward and has no `correct_at`, which compares a query's
-            responses.
+            (correct, selectable, above the threshold) or had K. As many as the search had, and at least 24 together
+            with the winner's slice, get K in any case, to choose the threshold and to measure on. `"fixed"`: K for
+            every query, as for 4 responses or fewer, and for a reward model that is the only reward and has no
+            `correct_at`, which compares a query's responses.
         reinvest (`str`, *optional*):
             `"hard"`: what rounds save is spent on this iteration's queries that have no good response yet, up to 2 K
             for each. `None`: it is saved.
@@ -178,14 +178,14 @@ class BalanceCallback(TrainerCallback):
             ConfigurationError: as of [`Shares.of`].
         """
         self.temperatures = self._given_temperatures or (float(temperature),)
-        shares = Shares.of(
+        self._shares = Shares.of(
             plan.num_queries,
             len(self.temperatures),
             search=self._given_search,
             num_queries=self._given_num_queries,
             may_slice=self.threshold_on == "all",
         )
-        self.search, self.num_queries, self.num_even = shares.search, shares.num_queries, shares.num_even
+        self.search, self.num_queries = self._shares.search, self._shares.num_queries
         self._in_rounds = in_rounds and self.allocation == "rounds" and num_generations > ROUND
         self.num_generations = num_generations
         self.target = plan.target
@@ -235,7 +235,8 @@ class BalanceCallback(TrainerCallback):
         explored = set() if kept is None else set(kept.query_ids_R.tolist())
         rest = [query for query in queries if query not in explored]
         most = self.num_generations
-        num_even = self.num_even if self._in_rounds else len(rest)
+        at_winner = 0 if kept is None else len(np.unique(kept.at(temperature).query_ids_R))
+        num_even = self._shares.num_even(at_winner) if self._in_rounds else len(rest)
         in_rounds = rest[num_even:]
         parts = [] if kept is None else [kept]
         if rest:

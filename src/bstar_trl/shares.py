@@ -13,7 +13,7 @@ PROBE_SHARE = 1 / 8  # of an iteration's queries, at every temperature of a grid
 SLICES_SHARE = 1 / 16  # of an iteration's queries, in all slices together,
 FEWEST_IN_SLICE = 3  # but that many in each of them,
 MOST_IN_SLICES = 1 / 4  # as far as they take no more than this
-FEWEST_EVEN = 24  # queries get K responses in any case; a threshold that is chosen on fewer loses (docs/luck.md)
+FEWEST_EVEN = 24  # queries get K responses at the winner in any case: a threshold chosen on fewer loses (docs/luck.md)
 
 Search = Literal["slices", "grid"]
 
@@ -25,12 +25,18 @@ class Shares:
     Args:
         search (`str`): `"slices"` or `"grid"`.
         num_queries (`int`): queries that the temperature is chosen on.
-        num_even (`int`): of the others, those that get K responses whatever comes of them.
     """
 
     search: Search
     num_queries: int
-    num_even: int
+
+    def num_even(self, at_winner: int) -> int:
+        """How many of the other queries get K responses at the winner, whatever comes of them.
+
+        Args:
+            at_winner (`int`): queries that have them from the search.
+        """
+        return max(self.num_queries, FEWEST_EVEN - at_winner)
 
     @classmethod
     def of(
@@ -62,7 +68,7 @@ class Shares:
             usual = max(usual, num_temperatures)
         else:
             usual = most * PROBE_SHARE
-        queries = num_queries or min(MOST_PROBE_QUERIES, math.ceil(usual))
+        queries = num_queries or min(MOST_PROBE_QUERIES, max(1, math.floor(usual)))
         if queries > most and num_queries:
             raise ConfigurationError(
                 f"num_queries of the search must be in 1..{most} (queries_per_iteration), got {queries}"
@@ -72,4 +78,4 @@ class Shares:
                 f"search='slices' needs a query for each of {num_temperatures} temperatures, got "
                 f"num_queries={min(queries, most)}: give it more queries or fewer temperatures, or use search='grid'"
             )
-        return cls(search, queries, min(most, max(queries, FEWEST_EVEN)))
+        return cls(search, queries)
