@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -214,6 +215,32 @@ def comparisons(results: dict[str, dict[int, Summary]]) -> Iterator[str]:
     if rounds := results.get("+ rounds"):
         used = [row["completions"] / (300 * GENERATIONS) for item in rounds.values() for row in item["iterations"]]
         yield f"completions of rounds: {np.mean(used):.3f} of N x K (bar 0.80)"
+    yield from against_constants(results, "PRM, default", [name for name in ARMS if name.startswith("PRM, T")], JUDGED)
+    yield from against_constants(
+        results, "long, default", ["long, T = 0.8", "long, T = 0.6"], ("greedy_valid_6", "distinct_valid_6")
+    )
+
+
+def against_constants(
+    results: dict[str, dict[int, Summary]], arm: str, constants: Sequence[str], figures: Sequence[str]
+) -> Iterator[str]:
+    """An arm beside the best of some constants in each figure, and beside T = 1 where that is among them."""
+
+    def values(name: str, figure: str) -> list[float]:
+        return [summary["final"][figure] for summary in results[name].values()]
+
+    there = [name for name in constants if name in results]
+    for figure in figures if arm in results and there else ():
+        mine, best = values(arm, figure), max(there, key=lambda name: float(np.mean(values(name, figure))))
+        beside = dict.fromkeys([best, *(name for name in there if name.endswith("T = 1, tau = 0"))])
+        for name in beside:
+            theirs = values(name, figure)
+            error = math.hypot(*(float(stats.sem(part)) if len(part) > 1 else math.nan for part in (mine, theirs)))
+            yield (
+                f"{arm!r} ({len(mine)} seeds) against {name!r} ({len(theirs)}"
+                f"{', the best constant' if name == best else ''}) in {figure}: {np.mean(mine):.3f} - "
+                f"{np.mean(theirs):.3f} = {np.mean(mine) - np.mean(theirs):+.3f}, standard error {error:.3f}"
+            )
 
 
 def main() -> int:

@@ -4,8 +4,10 @@
 
     python benchmarks/threshold.py
 
-Three searches for the best threshold of every temperature:
+Searches for the best threshold of every temperature:
 - exact: `bstar_trl.balance.best_threshold`, which compares all different thresholds with one sort;
+- exact, corrected for luck: the same with a chance of 0.1, where a wrong response counts twice: at its reward, and at
+  the reward that it would have, had the verifier accepted it;
 - grid, NumPy: the 201 thresholds -1.00, -0.99, ..., 1.00, each with array operations;
 - grid, Python: the same thresholds, response by response; timed on a small part and extrapolated.
 """
@@ -88,13 +90,19 @@ def main() -> None:
     def exact() -> list[tuple[float, float]]:
         return [best_threshold(rewards, correct, TARGET, selectable_NK=mask) for rewards, correct, mask in samples]
 
+    def corrected() -> list[tuple[float, float]]:
+        return [
+            best_threshold(rewards, correct, TARGET, selectable_NK=mask, chance=0.1)
+            for rewards, correct, mask in samples
+        ]
+
     def grid() -> list[tuple[float, float]]:
         return [scan_numpy(*arrays) for arrays in samples]
 
     rewards, correct, selectable = (array[:PART_QUERIES].tolist() for array in samples[0])
     some = GRID[:: len(GRID) // PART_THRESHOLDS][:PART_THRESHOLDS].tolist()
     whole = (TEMPERATURES * QUERIES * len(GRID)) / (PART_QUERIES * len(some))
-    exact_seconds, grid_seconds = seconds(exact), seconds(grid)
+    exact_seconds, corrected_seconds, grid_seconds = seconds(exact), seconds(corrected), seconds(grid)
     python_seconds = seconds(lambda: scan_python(rewards, correct, selectable, some)) * whole
 
     gains = [best[1] - scanned[1] for best, scanned in zip(exact(), grid(), strict=True)]
@@ -105,6 +113,7 @@ def main() -> None:
     print(f"{'search':<42}{'seconds':>9}{'ratio':>9}")
     for name, duration in [
         ("exact, every threshold", exact_seconds),
+        ("exact, corrected for luck", corrected_seconds),
         (f"grid of {len(GRID)}, NumPy", grid_seconds),
         (f"grid of {len(GRID)}, Python loops (extrapolated)", python_seconds),
     ]:
