@@ -169,17 +169,6 @@ def test_defaults_are_the_designs():
     assert with_queries(160, 8, num_queries=40) == ("slices", 40, 40)
 
 
-def test_the_first_search_knows_nothing_and_gets_more_queries():
-    balance = BalanceCallback()
-    balance.setup(IterationPlan(160, 320, 5, 8, 2.0), num_generations=K, temperature=1.0, seed=0)
-    sizes = []
-    for chance in (0.0, 0.5, 0.5):  # a search that finds nothing leaves the next one as ignorant
-        world = World(lambda temperature, chance=chance: chance)
-        balance.explore(world, list(range(160)))
-        sizes.append(sum(len(request.query_ids) for request in world.calls[0]))
-    assert sizes == [40, 40, 24]  # a quarter; then three for each temperature
-
-
 def test_none_means_the_trainers_temperature():
     balance = make_callback(None, temperature=0.65, allocation="fixed")
     world = World(lambda temperature: 0.5)
