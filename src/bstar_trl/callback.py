@@ -50,9 +50,8 @@ class BalanceCallback(TrainerCallback):
         thresholds (`float` or `Sequence[float]`, *optional*):
             Candidates. `None`: the search is exact, over all thresholds that make a difference.
         num_queries (`int`, *optional*):
-            Queries that the temperature is chosen on. `None`: for slices a quarter of the first iteration's, later a
-            sixteenth, or 3 for each temperature if that is more, but no more than a quarter; for a grid an eighth. At
-            most 600, and at least one for each slice.
+            Queries that the temperature is chosen on. `None`: for slices a sixteenth of the iteration's, or 3 for each
+            temperature if that is more, though no more than a quarter; for a grid an eighth; at most 600.
         search (`str`, *optional*):
             `"slices"`: each of these queries at one temperature, nothing sampled in vain. `"grid"`: each of them at
             every temperature, as in the paper; the responses at those that lose are thrown away. `None`: slices, or a
@@ -276,14 +275,13 @@ class BalanceCallback(TrainerCallback):
             ]
 
         in_slices = self.search == "slices"
-        num_queries = self._shares.num_first if self._prior is None else self.num_queries
         result: SearchResult = find_setting(
             observe,
             self.temperatures,
-            num_queries=num_queries,
+            num_queries=self.num_queries,
             num_generations=self.num_generations,
             target=self.target,
-            budget=num_queries * self.num_generations * (1 if in_slices else len(self.temperatures)),
+            budget=self.num_queries * self.num_generations * (1 if in_slices else len(self.temperatures)),
             disjoint=in_slices,
             thresholds=self.thresholds,
             rng=self._rng,
@@ -303,7 +301,7 @@ class BalanceCallback(TrainerCallback):
             logger.warning(
                 "No temperature (%s) scores above 0 on %d queries; T = %g is kept.",
                 ", ".join(f"{value:g}" for value in self.temperatures),
-                num_queries,
+                self.num_queries,
                 found[0],
             )
         kept = probed[0] if in_slices else probed[0].at(found[0])

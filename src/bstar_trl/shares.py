@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ MOST_PROBE_QUERIES = 600  # the paper's
 PROBE_SHARE = 1 / 8  # of an iteration's queries, at every temperature of a grid
 SLICES_SHARE = 1 / 16  # of an iteration's queries, in all slices together,
 FEWEST_IN_SLICE = 3  # but that many in each of them,
-MOST_IN_SLICES = 1 / 4  # as far as they take no more than this: so many in the first search, which knows nothing
+MOST_IN_SLICES = 1 / 4  # as far as they take no more than this
 FEWEST_EVEN = 24  # queries get K responses at the winner in any case: a threshold chosen on fewer loses (docs/luck.md)
 
 Search = Literal["slices", "grid"]
@@ -24,12 +25,10 @@ class Shares:
     Args:
         search (`str`): `"slices"` or `"grid"`.
         num_queries (`int`): queries that the temperature is chosen on.
-        num_first (`int`): the same for a search without a prior.
     """
 
     search: Search
     num_queries: int
-    num_first: int
 
     def num_even(self, at_winner: int) -> int:
         """How many of the other queries get K responses at the winner, whatever comes of them.
@@ -64,18 +63,19 @@ class Shares:
         """
         fit = may_slice and min(most, num_queries or most) >= num_temperatures
         search = search or ("slices" if fit else "grid")
-        share = first = most * PROBE_SHARE
         if search == "slices":
-            first = max(most * MOST_IN_SLICES, num_temperatures)
-            share = min(max(most * SLICES_SHARE, num_temperatures * FEWEST_IN_SLICE), first)
-        usual, at_first = (num_queries or max(1, min(MOST_PROBE_QUERIES, int(item))) for item in (share, first))
-        if min(usual, most) < num_temperatures > 1 and search == "slices":
+            usual = min(max(most * SLICES_SHARE, num_temperatures * FEWEST_IN_SLICE), most * MOST_IN_SLICES)
+            usual = max(usual, num_temperatures)
+        else:
+            usual = most * PROBE_SHARE
+        queries = num_queries or min(MOST_PROBE_QUERIES, max(1, math.floor(usual)))
+        if queries > most and num_queries:
             raise ConfigurationError(
-                f"search='slices' needs a query for each of {num_temperatures} temperatures, got {min(usual, most)}: "
-                "give it more queries (num_queries, queries_per_iteration) or fewer temperatures, or use search='grid'"
+                f"num_queries of the search must be in 1..{most} (queries_per_iteration), got {queries}"
             )
-        if usual > most:
+        if min(queries, most) < num_temperatures > 1 and search == "slices":
             raise ConfigurationError(
-                f"num_queries of the search must be in 1..{most} (queries_per_iteration), got {usual}"
+                f"search='slices' needs a query for each of {num_temperatures} temperatures, got "
+                f"num_queries={min(queries, most)}: give it more queries or fewer temperatures, or use search='grid'"
             )
-        return cls(search, usual, at_first)
+        return cls(search, queries)
