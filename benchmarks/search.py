@@ -5,6 +5,8 @@ sees a random half of the queries; its regret is measured on the other half: how
 (corrected for luck, threshold tuned again) is at the chosen temperature than at the best one. Mean over the four
 stages, targets of 4 and 8, and two rewards (the answer; the answer and a simulated process reward). Each stage has the
 stage before as its prior. A slot is the 32 responses to one query at one temperature. Exits with 1 if a bar is missed.
+
+A second table is about the size of slices: as on the testbed, every other temperature, 16 responses, a target of 4.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ TARGETS = (4.0, 8.0)
 REWARDS = ("answer", "answer and process")
 BARS = {("paired", 275): 0.0135, ("paired", 550): 0.0110, ("disjoint", 198): 0.020}
 SEEN = 200  # queries
+SIZES = (6, 12, 18, 24, 36, 54, 75, 150)  # queries in all slices together
 
 
 @dataclass(frozen=True)
@@ -42,18 +45,20 @@ class Recording:
 
 
 @cache
-def load(folder: Path, stage: int, reward: str) -> Recording:
-    """The recording of a stage."""
+def load(folder: Path, stage: int, reward: str, small: bool) -> Recording:
+    """The recording of a stage; a small one has half of the temperatures and of the responses."""
     data = np.load(folder / f"big_stage{stage}.npz")
     rewards_TNK = data["correct"].astype(float)
     if reward != "answer":
         rewards_TNK = rewards_TNK + data["process_reward"].astype(float)
     everything = np.ones(data["correct"].shape[1:], dtype=bool)
+    selectable_TNK = np.stack([selectable_mask(ids_NK, everything) for ids_NK in data["solution_id"]])
+    step, size = (2, 16) if small else (1, everything.shape[1])
     return Recording(
-        temperatures=tuple(data["temperatures"].tolist()),
-        rewards_TNK=rewards_TNK,
-        correct_TNK=data["correct"],
-        selectable_TNK=np.stack([selectable_mask(ids_NK, everything) for ids_NK in data["solution_id"]]),
+        temperatures=tuple(data["temperatures"].tolist()[::step]),
+        rewards_TNK=rewards_TNK[::step, :, :size],
+        correct_TNK=data["correct"][::step, :, :size],
+        selectable_TNK=selectable_TNK[::step, :, :size],
         chance=float(data["other_gold"].mean()),
     )
 
@@ -140,27 +145,38 @@ def constant(index: int) -> Chooser:
     return lambda recording, seen, target, rng, prior: (index, None)
 
 
-def regrets(folder: Path, chooser: Chooser, seeds: int) -> np.ndarray:
+def regrets(folder: Path, chooser: Chooser, seeds: int, *, small: bool = False) -> np.ndarray:
     """Regret by reward, target, seed and stage."""
     found = []
+    targets = TARGETS[:1] if small else TARGETS
     for reward in REWARDS:
-        for target in TARGETS:
+        for target in targets:
             for seed in range(seeds):
                 rng = np.random.default_rng(seed)
                 prior: Prior | None = None
                 for stage in STAGES:
-                    recording = load(folder, stage, reward)
+                    recording = load(folder, stage, reward, small)
                     order = rng.permutation(recording.rewards_TNK.shape[1])
                     index, prior = chooser(recording, order[:SEEN], target, rng, prior)
-                    held = held_curve(folder, stage, reward, target, tuple(sorted(order[SEEN:].tolist())))
+                    held = held_curve(folder, stage, reward, target, tuple(sorted(order[SEEN:].tolist())), small)
                     found.append(held.max() - held[index])
-    return np.array(found).reshape(len(REWARDS), len(TARGETS), seeds, len(STAGES))
+    return np.array(found).reshape(len(REWARDS), len(targets), seeds, len(STAGES))
 
 
 @cache
-def held_curve(folder: Path, stage: int, reward: str, target: float, queries: tuple[int, ...]) -> np.ndarray:
+def held_curve(
+    folder: Path, stage: int, reward: str, target: float, queries: tuple[int, ...], small: bool
+) -> np.ndarray:
     """The curve on the other half of the queries."""
-    return curve(load(folder, stage, reward), np.array(queries), target)
+    return curve(load(folder, stage, reward, small), np.array(queries), target)
+
+
+def constants(folder: Path, seeds: int, *, small: bool) -> str:
+    """What a constant temperature loses."""
+    temperatures = load(folder, 0, "answer", small).temperatures
+    fixed = [regrets(folder, constant(index), seeds, small=small).mean() for index in range(len(temperatures))]
+    best = int(np.argmin(fixed))
+    return f"best constant temperature, {temperatures[best]:g}: {fixed[best]:.4f}; by chance: {np.mean(fixed):.4f}"
 
 
 def main() -> int:
@@ -190,10 +206,13 @@ def main() -> int:
             f"| {kind} | {slots} | {mean:.4f} | {bar:.4f} | {plain:.4f} | {fitted:.4f} | {stages} | {seconds:.4f} |",
             flush=True,
         )
-    temperatures = load(parsed.recordings, 0, "answer").temperatures
-    fixed = [regrets(parsed.recordings, constant(index), parsed.seeds).mean() for index in range(len(temperatures))]
-    best = int(np.argmin(fixed))
-    print(f"best constant temperature, {temperatures[best]:g}: {fixed[best]:.4f}; by chance: {np.mean(fixed):.4f}")
+    print(constants(parsed.recordings, parsed.seeds, small=False))
+    print("\n| queries in slices | find_setting | by stage |\n| --- | --- | --- |")
+    for size in SIZES:
+        by_seed = regrets(parsed.recordings, ours("disjoint", size), parsed.seeds, small=True)
+        stages = " ".join(f"{value:.4f}" for value in by_seed.mean(axis=(0, 1, 2)))
+        print(f"| {size} | {by_seed.mean():.4f} | {stages} |", flush=True)
+    print(constants(parsed.recordings, parsed.seeds, small=True))
     return int(missed > 0)
 
 
