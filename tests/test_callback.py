@@ -151,7 +151,7 @@ def test_probe_may_take_all_queries():
 def test_defaults_are_the_designs():
     balance = make_callback()
     assert balance.temperatures == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2])
-    assert (balance.search, balance.num_queries) == ("slices", 8)  # one for each temperature
+    assert (balance.search, balance.num_queries) == ("grid", 3)  # slices would take more than a quarter
 
     def with_queries(most, at_winner, **options):
         balance = BalanceCallback(**options)
@@ -159,6 +159,9 @@ def test_defaults_are_the_designs():
         return balance.search, balance.num_queries, balance._shares.num_even(at_winner)
 
     assert with_queries(7, 0) == ("grid", 1, 24)  # too few for slices
+    assert with_queries(31, 0) == ("grid", 3, 24)
+    assert with_queries(32, 1) == ("slices", 8, 23)  # one for each temperature
+    assert with_queries(31, 1, search="slices") == ("slices", 8, 23)
     assert with_queries(160, 5) == ("slices", 24, 24)  # three for each temperature
     assert with_queries(1_600, 20) == ("slices", 100, 100)  # a sixteenth
     assert with_queries(11_500, 0) == ("slices", 600, 600)

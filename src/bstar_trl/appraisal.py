@@ -15,7 +15,7 @@ from .records import Rollouts
 
 
 class Appraiser:
-    """Appraises rollouts by one target; remembers how lucky the responses were that were trained on.
+    """Appraises rollouts by one target; remembers how lucky those were that were trained on.
 
     Args:
         target (`float`): n*, correct responses wanted per query.
@@ -24,7 +24,8 @@ class Appraiser:
             rollouts say of it, and more once the policy was trained on lucky responses.
 
     Attributes:
-        trained_share (`float`, *optional*): estimated share of lucky responses among those of the last iteration.
+        trained_share (`float`, *optional*): estimated share of lucky responses among the correct ones above the
+            threshold of the last iteration, which its selection was made from.
     """
 
     def __init__(self, target: float, thresholds: Sequence[float] | None, chance: float | Literal["estimate"]):
@@ -42,12 +43,12 @@ class Appraiser:
         """The same responses with the chance that is in force; the first ones since `begin` tell what was learned."""
         if self.chance != ESTIMATE:
             return dataclasses.replace(rollouts, chance_R=np.full(len(rollouts), float(self.chance)))
-        if self._factor is None:
+        if self._factor is None and rollouts.chance_R.any():
             grids = rollouts.grids
             self._factor = learned_factor(
                 grids.chance_N, grids.correct_NK, grids.selectable_NK, trained_share=self.trained_share
             )
-        return dataclasses.replace(rollouts, chance_R=scaled_chance(rollouts.chance_R, self._factor))
+        return dataclasses.replace(rollouts, chance_R=scaled_chance(rollouts.chance_R, self._factor or 1.0))
 
     def scores(self, rollouts: Rollouts, threshold: float) -> np.ndarray:
         """Balance score of each query at a threshold; (N,), in 0..1."""
@@ -88,8 +89,8 @@ class Appraiser:
 
 
 def mean_and_error(scores_N: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error (0 of a single one); zeros of nothing."""
+    """Mean of scores in 0..1 and its standard error (of a single one the largest possible); zeros of nothing."""
     if not len(scores_N):
         return 0.0, 0.0
-    error = scores_N.std(ddof=1) / math.sqrt(len(scores_N)) if len(scores_N) > 1 else 0.0
+    error = scores_N.std(ddof=1) / math.sqrt(len(scores_N)) if len(scores_N) > 1 else 0.5
     return float(scores_N.mean()), float(error)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from .errors import ConfigurationError
 
 ESTIMATE = "estimate"  # in place of a chance: find out
-MOST_ODDS = 1.0  # lucky responses per wrong one that a factor may lead to
+MOST_LEARNED = 0.5  # chance that a factor may lead to: one lucky response per wrong one
 MEMORY = 0.5  # weight of the luck that was trained on; measured on recordings and on the testbed (docs/luck.md)
 
 
@@ -106,8 +106,7 @@ def learned_factor(
     A policy that imitates what it was trained on repeats the share of lucky responses among them; a policy that learns
     the right reasoning alone guesses at chance. The estimate lies half way between the two: with all odds c / (1 - c)
     multiplied by this factor, the expected share of lucky responses among the correct ones is the mean of
-    `trained_share` and the share at plain chance. No policy guesses worse than by chance, and a few wrong responses
-    say little: so the factor is at least 1, and makes no odds larger than 1 that were not.
+    `trained_share` and the share at plain chance. No policy guesses worse than by chance, so the factor is at least 1.
 
     Both shares are about what the policy samples, whatever the threshold: what it imitates is what was selected.
 
@@ -125,17 +124,19 @@ def learned_factor(
         ConfigurationError: a chance is outside its range.
     """
     correct, selectable = np.asarray(correct_NK, dtype=bool), np.asarray(selectable_NK, dtype=bool)
-    odds_N = odds_of(chance, len(correct))
-    num_lucky = float((odds_N * (selectable & ~correct).sum(axis=1)).sum())
+    num_lucky = float((odds_of(chance, len(correct)) * (selectable & ~correct).sum(axis=1)).sum())
     num_correct = int((selectable & correct).sum())
     if trained_share is None or num_lucky == 0 or num_correct == 0:
         return 1.0
     plain = min(1.0, num_lucky / num_correct)
     factor = ((1 - MEMORY) * plain + MEMORY * trained_share) * num_correct / num_lucky
-    return max(1.0, min(factor, MOST_ODDS / float(odds_N.max())))
+    return max(1.0, factor)
 
 
 def scaled_chance(chance: ArrayLike, factor: float) -> np.ndarray:
-    """The chances, in [0, 1), whose odds are `factor` times those of `chance`."""
+    """The chances, in [0, 1), whose odds are `factor` (at least 1) times those of `chance`.
+
+    A few wrong responses among many right ones say little, and would ask for a huge factor: no chance rises above 1/2.
+    """
     chances = np.asarray(chance, dtype=np.float64)
-    return factor * chances / (1 - chances + factor * chances)
+    return np.minimum(factor * chances / (1 - chances + factor * chances), np.maximum(chances, MOST_LEARNED))

@@ -53,15 +53,15 @@ class Shares:
         Args:
             most (`int`): N, queries of an iteration.
             num_temperatures (`int`): candidates; with a single one nothing is searched.
-            search (`str`, *optional*): what the user asks for. `None`: slices where `may_slice` and the queries
-                suffice, else a grid.
+            search (`str`, *optional*): what the user asks for. `None`: slices where `may_slice` and they are a choice
+                that leaves three quarters of the queries to the winner, else a grid.
             num_queries (`int`, *optional*): what the user asks for. `None`: see the constants above.
             may_slice (`bool`): whether slices are a choice.
 
         Raises:
             ConfigurationError: the search wants more queries than there are, or slices fewer than temperatures.
         """
-        fit = may_slice and min(most, num_queries or most) >= num_temperatures
+        fit = may_slice and (num_queries or most * MOST_IN_SLICES) >= num_temperatures
         search = search or ("slices" if fit else "grid")
         if search == "slices":
             usual = min(max(most * SLICES_SHARE, num_temperatures * FEWEST_IN_SLICE), most * MOST_IN_SLICES)

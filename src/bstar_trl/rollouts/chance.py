@@ -16,14 +16,15 @@ from ..rewards.base import RewardFn
 from .scoring import Scorer
 from .store import RolloutStore
 
-MOST_RESPONSES = 512  # that are compared with the gold answers of other queries, per iteration
+MOST_RESPONSES = 512  # that are compared with the gold answers of other queries, per iteration, by all verifiers
 
 
 class Chances:
     """The chance of each query, by its verifier: `RewardFn.chance_of`, or the attribute `chance` of another function.
 
-    An estimate is made once, on the first responses that ended by themselves: how many of them the verifier accepts as
-    answers to another query, drawn at random. Equal golds count, as they do for a lucky response.
+    An estimate is made once, on the first responses to at least two queries that ended by themselves: how many of them
+    the verifier accepts as answers to another query, drawn at random. Equal golds count, as they do for a lucky
+    response. Until then the chance is 0.
 
     Args:
         scorer (`Scorer`): the reward functions.
@@ -61,19 +62,24 @@ class Chances:
             else:  # no row need be read
                 told = [chance_told(function, name, {})] * len(queries)
             if ESTIMATE in told and index not in self._estimates:
-                self._estimates[index] = self._estimate(index, rollouts.take(mine_R & rollouts.ended_R), seed)
+                estimate = self._estimate(index, rollouts.take(mine_R & rollouts.ended_R), seed)
+                if estimate is not None:
+                    self._estimates[index] = estimate
             chance_N = [self._estimates.get(index, 0.0) if item == ESTIMATE else float(item) for item in told]
             chance_R[mine_R] = np.array(chance_N)[inverse] if chance_N else 0.0
         return chance_R
 
-    def _estimate(self, index: int, rollouts: Rollouts, seed: int) -> float:
-        """The share of these responses that the verifier accepts as answers to other queries among theirs, below 1."""
+    def _estimate(self, index: int, rollouts: Rollouts, seed: int) -> float | None:
+        """The share of these responses that the verifier accepts as answers to other queries among theirs, below 1;
+        `None` if there is no other query."""
         limit = self.scorer.verifiers.limits[self.scorer.verifiers.indices.index(index)]
         queries, own_R = np.unique(rollouts.query_ids_R, return_inverse=True)
-        if limit is None or len(queries) < 2:
+        if limit is None:
             return 0.0
+        if len(queries) < 2:
+            return None
         rng = np.random.default_rng([seed, 3])
-        chosen = np.sort(rng.permutation(len(rollouts))[:MOST_RESPONSES])
+        chosen = np.sort(rng.permutation(len(rollouts))[: MOST_RESPONSES // len(self.scorer.verifiers.indices)])
         others = rng.integers(len(queries) - 1, size=len(chosen))
         others += others >= own_R[chosen]  # any query but the response's own
         mine = self.store.mine(rollouts.rows_R[chosen])

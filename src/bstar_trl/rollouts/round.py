@@ -58,7 +58,7 @@ class Sampler:
 
     def __call__(self, requests: Sequence[Request]) -> Rollouts:
         """Sample and score; in the order of the requests and their queries. A collective."""
-        share = [item for item in map(self._share, requests) if item.query_ids]
+        share = self._share(requests)
         # Each row is read from the dataset once, however many responses its query gets.
         asked = dict.fromkeys(query_id for request in share for query_id in request.query_ids)
         rows = {query_id: self.rows[query_id] for query_id in asked}
@@ -97,7 +97,7 @@ class Sampler:
             judged_R=verifiers.judges(rollouts.values_RF, rollouts.query_ids_R) >= 0,
             step_R=verifiers.steps_if_correct(rollouts.values_RF, rollouts.query_ids_R, self.scorer.weights_F),
         )
-        if self._chances is not None:
+        if self._chances is not None and requests:
             rollouts = dataclasses.replace(rollouts, chance_R=self._chances.of(rollouts, seed=requests[0].seed))
         self.num_sampled += len(rollouts)
         prompt_tokens = sum(gather_object([sum(len(item.prompt_ids) for item in completions)]))
@@ -131,10 +131,18 @@ class Sampler:
             for column in columns
         }
 
-    def _share(self, request: Request) -> Request:
-        """This process's part of a request: a contiguous run of its queries."""
-        parts = np.array_split(np.array(request.query_ids, dtype=np.int64), self.accelerator.num_processes)
-        return dataclasses.replace(request, query_ids=tuple(parts[self.accelerator.process_index].tolist()))
+    def _share(self, requests: Sequence[Request]) -> list[Request]:
+        """This process's part of the requests: a contiguous run of all their queries, with as much work as others'."""
+        n = np.repeat([request.n for request in requests], [len(request.query_ids) for request in requests])
+        middle = np.cumsum(n) - n / 2
+        owner = (middle * self.accelerator.num_processes / max(1, n.sum())).astype(np.int64)
+        share, start = [], 0
+        for request in requests:
+            owners = owner[start : start + len(request.query_ids)]
+            start += len(request.query_ids)
+            mine = np.array(request.query_ids, dtype=np.int64)[owners == self.accelerator.process_index]
+            share.append(dataclasses.replace(request, query_ids=tuple(mine.tolist())))
+        return [request for request in share if request.query_ids]
 
     def _score(self, completions: Sequence[Completion], rows: Mapping[int, Mapping[str, Any]]) -> None:
         self.scorer.add(completions, [rows[item.query_id] for item in completions], self.trainer_state)

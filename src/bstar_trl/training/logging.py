@@ -21,6 +21,7 @@ from ..rollouts.scoring import Scorer
 
 EQUATION_QUERIES = 100  # distinct equations are measured on this many queries, because reading texts is slow
 PASS_S = 4
+EQUAL_REWARDS = "frac_reward_zero_std"  # TRL's name
 
 
 def iteration_metrics(
@@ -48,7 +49,9 @@ def iteration_metrics(
         figures |= {f"explore/{figure}/{name}": value for figure, value in passes.items()}
     for name, mine in verifiers.split(exploration.rollouts).items():
         figures[f"select/samples/{name}"] = float(np.isin(chosen.query_ids_R, mine.query_ids_R).sum())
-    return figures | reward_metrics(first, sampler.scorer) | completion_metrics(first) | sampler.logged_metrics()
+    figures |= reward_metrics(first, sampler.scorer) | completion_metrics(first) | sampler.logged_metrics()
+    # Four equal rewards are likelier than sixteen, so this is about queries with the same number of responses.
+    return figures | {EQUAL_REWARDS: share_of_equal_rewards(even)}
 
 
 def with_progress(
@@ -83,14 +86,10 @@ def pass_metrics(first: Rollouts, even: Rollouts | None) -> dict[str, float]:
 
 def reward_metrics(rollouts: Rollouts, scorer: Scorer) -> dict[str, float]:
     """TRL's figures of the rewards: total, each function's, and the share of queries whose rewards are all equal."""
-    _, inverse = np.unique(rollouts.query_ids_R, return_inverse=True)
-    low_N, high_N = np.full(inverse.max() + 1, math.inf), np.full(inverse.max() + 1, -math.inf)
-    np.minimum.at(low_N, inverse, rollouts.rewards_R)
-    np.maximum.at(high_N, inverse, rollouts.rewards_R)
     figures = {
         "reward": float(rollouts.rewards_R.mean()),
         "reward_std": float(rollouts.rewards_R.std()),
-        "frac_reward_zero_std": float((low_N == high_N).mean()),
+        EQUAL_REWARDS: share_of_equal_rewards(rollouts),
     }
     for index, name in enumerate(scorer.names):
         values = rollouts.values_RF[:, index]
@@ -98,6 +97,15 @@ def reward_metrics(rollouts: Rollouts, scorer: Scorer) -> dict[str, float]:
         if len(values):
             figures |= {f"rewards/{name}/mean": float(values.mean()), f"rewards/{name}/std": float(values.std())}
     return figures
+
+
+def share_of_equal_rewards(rollouts: Rollouts) -> float:
+    """Share of queries whose responses all have one reward."""
+    _, inverse = np.unique(rollouts.query_ids_R, return_inverse=True)
+    low_N, high_N = np.full(inverse.max() + 1, math.inf), np.full(inverse.max() + 1, -math.inf)
+    np.minimum.at(low_N, inverse, rollouts.rewards_R)
+    np.maximum.at(high_N, inverse, rollouts.rewards_R)
+    return float((low_N == high_N).mean())
 
 
 def completion_metrics(rollouts: Rollouts) -> dict[str, float]:
