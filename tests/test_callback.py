@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from bstar_trl import BalanceCallback, Exploration, Request, Rollouts, Setting
 from bstar_trl.balance import balance_score
 from bstar_trl.config import IterationPlan
 from bstar_trl.errors import ConfigurationError
+from bstar_trl.luck import learned_factor, scaled_chance
+from bstar_trl.search import SearchResult
 
 K = 8
 PLAN = IterationPlan(num_queries=24, num_samples=48, num_steps=5, batch_size=8, target=2.0)
@@ -315,19 +318,19 @@ def test_slices_of_all_queries_without_a_score_keep_a_candidate(caplog):
 
 def test_fewer_than_four_responses_come_in_one_round():
     balance = BalanceCallback(0.7)
-    balance.setup(PLAN, num_generations=3, temperature=1.0, seed=0)
+    balance.setup(WIDE, num_generations=3, temperature=1.0, seed=0)
     world = World(lambda temperature: 0.5)
-    assert tries_of(balance.explore(world, QUERIES).rollouts, QUERIES) == dict.fromkeys(QUERIES, 3)
+    assert tries_of(balance.explore(world, MANY).rollouts, MANY) == dict.fromkeys(MANY, 3)
     assert len(world.calls) == 1
 
 
 def test_responses_that_are_compared_come_all_at_once():
     """A reward model alone says *better than the others of its query*: four of them would be another comparison."""
     balance = BalanceCallback([0.7, 0.9], reinvest="hard")
-    balance.setup(PLAN, num_generations=K, temperature=1.0, seed=0, in_rounds=False)
+    balance.setup(WIDE, num_generations=K, temperature=1.0, seed=0, in_rounds=False)
     world = World(lambda temperature: 0.5)
-    exploration = balance.explore(world, QUERIES)
-    assert tries_of(exploration.rollouts, QUERIES) == dict.fromkeys(QUERIES, K)
+    exploration = balance.explore(world, MANY)
+    assert tries_of(exploration.rollouts, MANY) == dict.fromkeys(MANY, K)
     assert {request.n for call in world.calls for request in call} == {K}
 
 
@@ -426,6 +429,32 @@ def test_main_process_decides_who_goes_on():
     assert tries_of(exploration.rollouts, [46, 47]) == {46: K, 47: 4}
 
 
+def test_main_process_decides_what_is_searched_and_found():
+    """Each kind of decision, changed on its way by the main process."""
+
+    def explore(change):
+        class Agreeing(World):
+            def agree(self, value):
+                return change(value)
+
+        world = Agreeing(lambda temperature: 0.5)
+        balance = make_callback([0.7, 0.9], num_queries=4, plan=WIDE)
+        return balance.begin(world, MANY), world
+
+    def other_winner(value):
+        if isinstance(value, SearchResult):
+            return dataclasses.replace(value, setting=dataclasses.replace(value.setting, temperature=winner))
+        return value
+
+    for winner in (0.7, 0.9):
+        assert explore(other_winner)[0].temperature == winner
+    exploration, _ = explore(lambda value: 0.125 if isinstance(value, float) else value)
+    assert exploration.threshold == 0.125
+    slices = [(0.7, (3,)), (0.9, (0, 1, 2))]
+    _, world = explore(lambda value: slices if isinstance(value, list) and isinstance(value[0], tuple) else value)
+    assert [(request.temperature, request.query_ids) for request in world.calls[0]] == slices
+
+
 def test_main_process_decides_in_a_subclass_too():
     """Its `explore` may hand on a function of its own, and gets the chance like any other."""
 
@@ -463,6 +492,66 @@ def test_luck_does_not_keep_correct_responses_from_being_trained_on(caplog):
     assert "right by luck" not in caplog.text
 
 
+def test_threshold_is_the_papers_where_luck_explains_everything():
+    """Correct responses have a total of -1, wrong ones of 2: the threshold in force, 0, would select wrong ones."""
+    world = World(lambda temperature: 0.2, guess=0.45, noise=0.0, separation=-2.0)
+    balance = make_callback(0.7)
+    exploration = balance.explore(world, QUERIES)
+    setting = balance.settle(exploration)
+    assert (setting.threshold < -1, setting.score) == (True, 0.0)
+    assert good(exploration.rollouts, setting.threshold).sum() > 10
+
+
+def test_temperature_is_chosen_with_luck():
+    """The cooler temperature has more correct responses; but its wrong ones might as well have been accepted, while a
+    scorer sees through those of the hotter one: their totals would stay below any threshold that matters."""
+
+    class SeenThrough(World):
+        def __call__(self, requests):
+            rollouts = super().__call__(requests)
+            hot = (rollouts.temperatures_R == 1.1) & ~rollouts.correct_R
+            return dataclasses.replace(rollouts, step_R=np.where(hot, 0.0, rollouts.step_R))
+
+    found = {}
+    for chance in (0.0, 0.4):
+        right = {0.5: 0.5, 1.1: 0.42}
+        world = SeenThrough(right.__getitem__, guess=chance, noise=0.0, separation=0.0)
+        balance = make_callback([0.5, 1.1], num_queries=40, plan=WIDE)
+        found[chance] = balance.begin(world, MANY).temperature
+    assert found == {0.0: 0.5, 0.4: 1.1}
+
+
+def test_record_says_what_the_responses_say():
+    """Lucky share of all responses, and the standard error of the scores of those with K, by their definitions."""
+    world = World(lambda temperature: 0.5, ease=EASE, guess=0.1)
+    balance = make_callback(0.7, plan=WIDE)
+    exploration = balance.begin(world, MANY)
+    setting = balance.settle(exploration)
+    entry = balance.record(setting, exploration, num_sampled=len(exploration.rollouts))
+
+    def share(rollouts):
+        doubtful = (~rollouts.correct_R & (rollouts.rewards_R + 1 > setting.threshold)).sum()
+        return 0.1 / 0.9 * doubtful / good(rollouts, setting.threshold).sum()
+
+    assert entry["select/lucky_share"] == pytest.approx(share(exploration.rollouts))
+    assert abs(share(exploration.rollouts) - share(exploration.evenly_sampled)) > 0.01
+    even, scores = exploration.evenly_sampled, []
+    for query in MANY[:24]:
+        mine = even.take(even.query_ids_R == query)
+        kept = mine.rewards_R > setting.threshold
+        doubtful = (~mine.correct_R & (mine.rewards_R + 1 > setting.threshold)).sum()
+        right = max((kept & mine.correct_R).sum() - doubtful / 9, 0.0)
+        scores.append(min(right / 2, 1) * right / kept.sum() if kept.any() else 0.0)
+    assert entry["balance/score"] == pytest.approx(np.mean(scores))
+    assert entry["balance/score_se"] == pytest.approx(np.std(scores, ddof=1) / np.sqrt(24))
+
+
+def test_a_single_query_leaves_its_score_uncertain():
+    balance = make_callback(0.7)
+    exploration = Exploration(World(lambda temperature: 0.5)([Request((0,), 0.7, K, 0)]), 0.7)
+    assert balance.record(balance.settle(exploration), exploration, num_sampled=K)["balance/score_se"] == 0.5
+
+
 def test_state_of_an_earlier_version_can_be_continued():
     world = World(lambda temperature: 0.2, guess=0.45, noise=0.0, separation=0.0)
     balance = make_callback(0.7)
@@ -475,12 +564,19 @@ def test_state_of_an_earlier_version_can_be_continued():
 
 
 def test_luck_that_was_trained_on_is_expected_again():
-    def step(balance):
-        exploration = balance.begin(World(lambda temperature: 0.6, 5, guess=0.1, noise=0.0, separation=0.0), QUERIES)
+    def step(balance, right=0.6):
+        world = World(lambda temperature: right, 5, guess=0.1, noise=0.0, separation=0.0)
+        exploration = balance.begin(world, QUERIES)
         return balance.record(balance.settle(exploration), exploration, num_sampled=24 * K)["balance/chance"]
 
     balance = make_callback(0.7)
-    assert step(balance) == pytest.approx(0.1)  # nothing was trained on yet
+    assert step(balance, right=0.2) == pytest.approx(0.1)  # nothing was trained on yet
+    first = balance.history[0]["select/lucky_share"]
+    plain = World(lambda temperature: 0.6, 5, noise=0.0, separation=0.0)([Request(tuple(QUERIES), 0.7, K, 0)]).grids
+    factor = learned_factor(0.1, plain.correct_NK, plain.selectable_NK, trained_share=first)
+    assert first > 0.3
+    assert step(balance) == pytest.approx(float(scaled_chance(0.1, factor)))
+    assert factor > 3
     balance.appraiser.trained_share = 0.5
     learned = step(balance)
     assert learned > 0.2

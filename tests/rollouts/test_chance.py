@@ -19,8 +19,9 @@ from bstar_trl.rollouts.scoring import Scorer, reward_name
 N, K = 40, 16
 
 
-def sample(functions, rows, text_of, *, verifiers=(0,), weights=None, with_chance=True, seed=7):
-    """One round: `text_of(query, place)` is the response; returns the rollouts and the sampler."""
+def sample(functions, rows, text_of, *, verifiers=(0,), weights=None, with_chance=True, seed=7, cut_off=frozenset()):
+    """One round: `text_of(query, place)` is the response; places in `cut_off` do not end. Returns the rollouts and the
+    sampler."""
     names = [reward_name(item) for item in functions]
     scorer = Scorer(
         functions,
@@ -34,7 +35,8 @@ def sample(functions, rows, text_of, *, verifiers=(0,), weights=None, with_chanc
         for request in requests:
             for query in request.query_ids:
                 for place in range(request.n):
-                    yield Completion(query, request.temperature, [0], [1], text_of(query, place), "stop")
+                    reason = "length" if place in cut_off else "stop"
+                    yield Completion(query, request.temperature, [0], [1], text_of(query, place), reason)
 
     sampler = Sampler(
         generate,
@@ -103,6 +105,41 @@ def test_same_seed_same_estimate_and_one_estimate_an_iteration():
 def test_nothing_is_measured_where_nobody_asks():
     rollouts, _ = sample([AnswerMatch()], answers([5] * N), lambda query, place: "5", with_chance=False)
     assert set(rollouts.chance_R) == {0.0}
+
+
+def test_responses_that_were_cut_off_say_nothing():
+    half = frozenset(range(0, K, 2))
+    rollouts, _ = sample([AnswerMatch()], answers([5] * N), lambda query, place: "65"[place in half], cut_off=half)
+    assert set(rollouts.chance_R) == {0.0}
+    rollouts, sampler = sample(
+        [AnswerMatch()], answers([5] * N), lambda query, place: "5", cut_off=frozenset(range(K))
+    )
+    assert set(rollouts.chance_R) == {0.0}
+    sampler.generate = lambda requests: [Completion(query, 1.0, [0], [1], "5", "stop") for query in (0, 1)]
+    later = sampler([Request((0, 1), 1.0, 1, 3)])  # nothing was known before, so these are asked
+    assert set(later.chance_R) == {2 / 3}
+
+
+def test_no_request_is_no_response():
+    _, sampler = sample([AnswerMatch()], answers([5] * N), lambda query, place: "5")
+    assert len(sampler([])) == 0
+
+
+def test_two_verifiers_compare_512_responses_together():
+    calls = []
+
+    def make(name):
+        def count(completions, answer, verifier, **columns):
+            calls.append([name] * len(completions))
+            return [float(text == gold) for text, gold in zip(completions, answer, strict=True)]
+
+        count.chance, count.__name__ = "estimate", name
+        return count
+
+    rows = {query: row | {"verifier": "ab"[query % 2]} for query, row in answers([5] * 80).items()}
+    sample([make("a"), make("b")], rows, lambda query, place: "5", verifiers=(0, 1))
+    assert sorted(map(len, calls))[-2:] != [512, 512]
+    assert sum(map(len, calls)) == 80 * K + 512
 
 
 def test_at_most_512_responses_are_compared():

@@ -242,6 +242,10 @@ def test_slices_and_rounds_sample_nothing_in_vain(tmp_path, model_path):
     logged = trainer.state.log_history[-1]
     assert "explore/pass@10" in logged
     assert logged["explore/temperature"] == setting.temperature
+    k_queries = [*at_winner.query_ids, *even]
+    rewards = [rollouts.rewards_R[rollouts.query_ids_R == query] for query in k_queries]
+    assert {len(item) for item in rewards} == {10}
+    assert logged["frac_reward_zero_std"] == np.mean([len(set(item)) == 1 for item in rewards])
 
 
 @pytest.mark.parametrize("num_generations", [2, 4])
