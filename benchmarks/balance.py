@@ -55,10 +55,10 @@ ARMS: dict[str, Arm] = {
     "T = 0.6": static(0.6),
     "paper": Arm({**GRID, "chance": 0.0}, queries=240),
     "+ luck": Arm(GRID, queries=240),
-    "+ slices": Arm({"allocation": "fixed"}),
-    "+ rounds": Arm(),  # the default
-    "+ reinvest": Arm({"reinvest": "hard"}),
-    "PRM, default": Arm(reward="prm"),
+    "+ slices": Arm({"allocation": "fixed"}),  # the default
+    "+ rounds": Arm({"allocation": "rounds"}),
+    "+ reinvest": Arm({"allocation": "rounds", "reinvest": "hard"}),
+    "PRM, default": Arm({"allocation": "fixed"}, reward="prm"),
     **{
         f"PRM, T = {temperature:g}, tau = {threshold:g}": static(temperature, threshold, reward="prm")
         for temperature in (1.0, 0.8, 0.6)
@@ -66,8 +66,9 @@ ARMS: dict[str, Arm] = {
     },
     "long, T = 0.8": static(0.8, iterations=20),
     "long, T = 0.6": static(0.6, iterations=20),
-    "long, default": Arm(iterations=20),
+    "long, default": Arm({"allocation": "fixed"}, iterations=20),
 }
+DEFAULT = "+ slices"
 Summary = dict[str, Any]
 
 
@@ -198,7 +199,7 @@ def comparisons(results: dict[str, dict[int, Summary]]) -> Iterator[str]:
     tests = []
     for rival in ("T = 1", "paper"):
         for figure in JUDGED:
-            gained = pairs("+ rounds", rival, figure)
+            gained = pairs(DEFAULT, rival, figure)
             if len(gained) > 1:
                 p = stats.ttest_1samp(gained, 0.0, alternative="greater").pvalue
                 tests.append(
@@ -209,7 +210,7 @@ def comparisons(results: dict[str, dict[int, Summary]]) -> Iterator[str]:
         bound = max(bound, min(1.0, p * (len(tests) - place)))  # Holm
         yield f"{text}, one-sided p = {p:.2g}, after Holm {bound:.2g}"
     for figure, allowed in zip(JUDGED, (-0.01, -0.03), strict=True):
-        gained = pairs("+ rounds", "+ slices", figure)
+        gained = pairs("+ rounds", DEFAULT, figure)
         if len(gained):
             yield f"rounds against fixed K in {figure}: {interval(gained)}, {len(gained)} seeds (bar {allowed})"
     if rounds := results.get("+ rounds"):
