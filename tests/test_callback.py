@@ -86,7 +86,7 @@ def brute_force(rollouts: Rollouts) -> float:
 
 def test_finds_the_temperature_with_the_best_score():
     world = World(lambda temperature: {0.5: 0.1, 0.8: 0.6, 1.1: 0.2}[temperature])
-    balance = make_callback([0.5, 0.8, 1.1], num_queries=10, search="grid")
+    balance = make_callback([0.5, 0.8, 1.1], num_queries=10, search="grid", allocation="fixed")
     exploration = balance.explore(world, list(range(24)))
     rollouts, setting = exploration.rollouts, balance.settle(exploration)
     assert setting.temperature == 0.8
@@ -102,7 +102,9 @@ def test_finds_the_temperature_with_the_best_score():
 def test_threshold_on_the_probe_is_the_papers_letter():
     def run(threshold_on):
         world = World(lambda temperature: 0.5)
-        balance = make_callback([0.7, 0.9], num_queries=6, threshold_on=threshold_on, search="grid", chance=0.0)
+        balance = make_callback(
+            [0.7, 0.9], num_queries=6, threshold_on=threshold_on, search="grid", allocation="fixed", chance=0.0
+        )
         exploration = balance.explore(world, list(range(24)))
         return exploration.rollouts, balance.settle(exploration)
 
@@ -174,7 +176,7 @@ def test_defaults_are_the_designs():
 
 
 def test_none_means_the_trainers_temperature():
-    balance = make_callback(None, temperature=0.65)
+    balance = make_callback(None, temperature=0.65, allocation="fixed")
     world = World(lambda temperature: 0.5)
     balance.explore(world, list(range(24)))
     assert [[item.temperature for item in call] for call in world.calls] == [[0.65]]
@@ -252,7 +254,7 @@ def good(rollouts: Rollouts, threshold: float) -> np.ndarray:
 
 def test_slices_cost_nothing():
     world = World(lambda temperature: {0.5: 0.2, 0.8: 0.6, 1.1: 0.3}[temperature])
-    balance = make_callback([0.5, 0.8, 1.1], num_queries=9)
+    balance = make_callback([0.5, 0.8, 1.1], num_queries=9, allocation="fixed")
     exploration = balance.explore(world, QUERIES)
     assert tries_of(exploration.rollouts, QUERIES) == dict.fromkeys(QUERIES, K)
     sliced, rest = world.calls
@@ -272,7 +274,7 @@ def test_slices_cost_nothing():
 @pytest.mark.parametrize("target", [2.0, 1.5, 3.7])
 def test_rounds_stop_when_a_query_has_enough(target):
     world = World(lambda temperature: 0.5, ease=np.roll(EASE, 24))
-    balance = BalanceCallback(0.7, allocation="rounds")
+    balance = BalanceCallback(0.7)
     plan = IterationPlan(num_queries=48, num_samples=48, num_steps=5, batch_size=8, target=target)
     balance.setup(plan, num_generations=11, temperature=1.0, seed=0)  # rounds of 4, 4 and 3
     exploration = balance.explore(world, MANY)
@@ -292,7 +294,7 @@ def test_rounds_stop_when_a_query_has_enough(target):
 
 
 def test_all_solved_at_once_and_none_ever():
-    balance = make_callback(0.7, plan=WIDE, allocation="rounds")
+    balance = make_callback(0.7, plan=WIDE)
     easy = World(lambda temperature: 1.0, noise=0.0)
     exploration = balance.explore(easy, MANY)
     assert len(easy.calls) == 1
@@ -315,7 +317,7 @@ def test_slices_of_all_queries_without_a_score_keep_a_candidate(caplog):
 
 
 def test_fewer_than_four_responses_come_in_one_round():
-    balance = BalanceCallback(0.7, allocation="rounds")
+    balance = BalanceCallback(0.7)
     balance.setup(WIDE, num_generations=3, temperature=1.0, seed=0)
     world = World(lambda temperature: 0.5)
     assert tries_of(balance.explore(world, MANY).rollouts, MANY) == dict.fromkeys(MANY, 3)
@@ -324,7 +326,7 @@ def test_fewer_than_four_responses_come_in_one_round():
 
 def test_responses_that_are_compared_come_all_at_once():
     """A reward model alone says *better than the others of its query*: four of them would be another comparison."""
-    balance = BalanceCallback([0.7, 0.9], allocation="rounds", reinvest="hard")
+    balance = BalanceCallback([0.7, 0.9], reinvest="hard")
     balance.setup(WIDE, num_generations=K, temperature=1.0, seed=0, in_rounds=False)
     world = World(lambda temperature: 0.5)
     exploration = balance.explore(world, MANY)
@@ -336,7 +338,7 @@ def test_what_is_saved_goes_to_hard_queries():
     most = 0
     for seed in range(8):
         world = World(lambda temperature: 0.6, seed, ease=np.roll(EASE, 12))
-        balance = make_callback([0.7, 0.9], num_queries=4, allocation="rounds", reinvest="hard", plan=WIDE)
+        balance = make_callback([0.7, 0.9], num_queries=4, reinvest="hard", plan=WIDE)
         exploration = balance.explore(world, MANY)
         rollouts = exploration.rollouts
         assert len(rollouts) <= 48 * K
@@ -354,7 +356,7 @@ def test_what_is_saved_goes_to_hard_queries():
 def test_hard_queries_get_no_more_than_was_saved():
     """One query is never solved, and the others save less than a round: nothing more is asked for."""
     ease = np.where(np.arange(26) == 25, 0.0, 10.0)
-    balance = BalanceCallback(0.7, allocation="rounds", reinvest="hard")
+    balance = BalanceCallback(0.7, reinvest="hard")
     plan = IterationPlan(num_queries=26, num_samples=48, num_steps=5, batch_size=8, target=2.0)
     balance.setup(plan, num_generations=6, temperature=1.0, seed=0)
     world = World(lambda temperature: 0.1, ease=ease, noise=0.0)  # 24 even queries, one solved at once, one never
@@ -369,7 +371,7 @@ def test_stopping_on_the_outcome_biases_nothing_that_is_measured():
     first, even, everything, scores = [], [], [], []
     for seed in range(100):
         world = World(lambda temperature: 0.5, seed, ease=np.random.default_rng(seed).permutation(EASE))
-        balance = BalanceCallback(0.7, thresholds=0.6, allocation="rounds")
+        balance = BalanceCallback(0.7, thresholds=0.6)
         balance.setup(WIDE, num_generations=K, temperature=1.0, seed=seed)
         exploration = balance.explore(world, MANY)
         first.append(exploration.sampled_first.correct_R.mean())
@@ -422,7 +424,7 @@ def test_main_process_decides_who_goes_on():
         def agree(self, value):
             return [query for query in value if query != 47] if isinstance(value, list) else value
 
-    balance = make_callback(0.7, plan=WIDE, allocation="rounds")
+    balance = make_callback(0.7, plan=WIDE)
     exploration = balance.begin(Agreeing(lambda temperature: 0.0), MANY)
     assert tries_of(exploration.rollouts, [46, 47]) == {46: K, 47: 4}
 
@@ -436,7 +438,7 @@ def test_main_process_decides_what_is_searched_and_found():
                 return change(value)
 
         world = Agreeing(lambda temperature: 0.5)
-        balance = make_callback([0.7, 0.9], num_queries=4, plan=WIDE, allocation="rounds")
+        balance = make_callback([0.7, 0.9], num_queries=4, plan=WIDE)
         return balance.begin(world, MANY), world
 
     def other_winner(value):
@@ -468,7 +470,7 @@ def test_main_process_decides_in_a_subclass_too():
             return value
 
     world = Agreeing(lambda temperature: 0.5, guess=0.4)
-    balance = Mine([0.7, 0.9], chance=0.25, allocation="rounds")
+    balance = Mine([0.7, 0.9], chance=0.25)
     balance.setup(WIDE, num_generations=K, temperature=1.0, seed=0)
     assert set(balance.begin(world, MANY).rollouts.chance_R) == {0.25}
     assert world.asked
@@ -476,7 +478,7 @@ def test_main_process_decides_in_a_subclass_too():
 
 def test_luck_does_not_keep_correct_responses_from_being_trained_on(caplog):
     world = World(lambda temperature: 0.2, guess=0.45, noise=0.0, separation=0.0)
-    balance = make_callback(0.7)
+    balance = make_callback(0.7, allocation="fixed")
     exploration = balance.explore(world, QUERIES)
     setting = balance.settle(exploration)
     assert setting.score < 0.05
@@ -522,7 +524,7 @@ def test_temperature_is_chosen_with_luck():
 def test_record_says_what_the_responses_say():
     """Lucky share of all responses, and the standard error of the scores of those with K, by their definitions."""
     world = World(lambda temperature: 0.5, ease=EASE, guess=0.1)
-    balance = make_callback(0.7, plan=WIDE, allocation="rounds")
+    balance = make_callback(0.7, plan=WIDE)
     exploration = balance.begin(world, MANY)
     setting = balance.settle(exploration)
     entry = balance.record(setting, exploration, num_sampled=len(exploration.rollouts))
@@ -633,7 +635,7 @@ def test_paper_is_the_papers_letter():
     ("options", "message"),
     [
         ({"search": "line"}, "search must be None or 'slices' or 'grid', got 'line'"),
-        ({"allocation": "even"}, "allocation must be 'fixed' or 'rounds', got 'even'"),
+        ({"allocation": "even"}, "allocation must be 'rounds' or 'fixed', got 'even'"),
         ({"reinvest": "soft"}, "reinvest must be None or 'hard', got 'soft'"),
         ({"reinvest": "hard", "allocation": "fixed"}, "it needs allocation='rounds'"),
         ({"chance": 1.0}, r"chance must be a number in \[0, 1\) or 'estimate', got 1.0"),

@@ -424,7 +424,7 @@ def test_none_from_the_verifier_is_never_selected(tmp_path, model_path):
     def some(completions, **kwargs):
         return [None if "1" in text_of(item) else float(len(text_of(item))) for item in completions]
 
-    balance = BalanceCallback(0.7)
+    balance = BalanceCallback(0.7, allocation="fixed")
     trainer = make_trainer(
         tmp_path, model_path, trainer=Recorder, reward_funcs=some, num_train_epochs=1, callbacks=[balance]
     )
@@ -570,7 +570,7 @@ def test_a_reward_model_with_a_limit_of_its_own(tmp_path, model_path, reward_mod
     if place == "attribute":
         model.correct_at = 0.5
     settings = {"correct_at": 0.5} if place == "config" else {}
-    settings["callbacks"] = [BalanceCallback(0.7)]
+    settings["callbacks"] = [BalanceCallback(0.7, allocation="fixed")]
     trainer = make_trainer(tmp_path, model_path, trainer=Recorder, reward_funcs=model, num_train_epochs=1, **settings)
     assert_every_weight_changed(train(trainer), trainer)
     explored = trainer.explored[0]

@@ -39,9 +39,10 @@ class BalanceCallback(TrainerCallback):
     score (equation 3 of the paper) on responses of the current policy.
 
     The first queries of an iteration are explored at several temperatures, a slice of them at each; their responses
-    are training material like all others. The other queries are explored at the temperature that won. Right answers
-    that are to be expected by luck do not count. With one temperature nothing is searched; with one threshold besides,
-    this is the static method (Online RFT).
+    are training material like all others. The other queries are explored at the temperature that won, a few responses
+    at a time, until they have what is wanted of them. Right answers that are to be expected by luck do not count. With
+    one temperature nothing is searched; with one threshold and `allocation="fixed"` besides, this is the static method
+    (Online RFT).
 
     Args:
         temperatures (`float` or `Sequence[float]`, *optional*, defaults to `0.5, 0.6, ..., 1.2`):
@@ -55,12 +56,12 @@ class BalanceCallback(TrainerCallback):
             `"slices"`: each of these queries at one temperature, nothing sampled in vain. `"grid"`: each of them at
             every temperature, as in the paper; the responses at those that lose are thrown away. `None`: slices, or a
             grid where there are fewer queries than temperatures, or the threshold is chosen on the probe.
-        allocation (`str`, *optional*, defaults to `"fixed"`):
-            `"fixed"`: K responses to every query. `"rounds"`: the queries after the search are sampled 4 responses at
-            a time, until they have n* good ones (correct, selectable, above the threshold) or had K, which saves about
-            a fifth. As many queries as the search had, and at least 24 together with the winner's slice, get K in any
-            case, to choose the threshold and to measure on. A reward model that is the only reward and has no
-            `correct_at` compares a query's responses, so it gets K at once, as where K is 4 or less.
+        allocation (`str`, *optional*, defaults to `"rounds"`):
+            `"rounds"`: the queries after the search are sampled 4 responses at a time, until they have n* good ones
+            (correct, selectable, above the threshold) or had K. As many as the search had, and at least 24 together
+            with the winner's slice, get K in any case, to choose the threshold and to measure on. `"fixed"`: K for
+            every query, as for 4 responses or fewer, and for a reward model that is the only reward and has no
+            `correct_at`, which compares a query's responses.
         reinvest (`str`, *optional*):
             `"hard"`: what rounds save is spent on this iteration's queries that have no good response yet, up to 2 K
             for each. `None`: it is saved.
@@ -94,7 +95,7 @@ class BalanceCallback(TrainerCallback):
         num_queries: int | None = None,
         *,
         search: Search | None = None,
-        allocation: Literal["fixed", "rounds"] = "fixed",
+        allocation: Literal["rounds", "fixed"] = "rounds",
         reinvest: Literal["hard"] | None = None,
         chance: float | Literal["estimate"] = "estimate",
         smooth: bool = True,
@@ -109,7 +110,7 @@ class BalanceCallback(TrainerCallback):
             raise ConfigurationError(f"num_queries must be a whole number of at least 1, got {num_queries}")
         self._given_num_queries = num_queries
         self._given_search = one_of("search", search, (None, "slices", "grid"))
-        self.allocation = one_of("allocation", allocation, ("fixed", "rounds"))
+        self.allocation = one_of("allocation", allocation, ("rounds", "fixed"))
         self.reinvest = one_of("reinvest", reinvest, (None, "hard"))
         if self.reinvest and self.allocation == "fixed":
             raise ConfigurationError("reinvest='hard' spends what rounds save: it needs allocation='rounds'")

@@ -298,7 +298,7 @@ def test_figures_of_lengths_and_rewards_by_hand(tmp_path, model_path):
             self.rollouts = rollouts
             return super().select_responses(rollouts, setting)
 
-    balance = BalanceCallback(0.7)
+    balance = BalanceCallback(0.7, allocation="fixed")
     trainer = make_trainer(tmp_path, model_path, trainer=Recorder, max_steps=1, callbacks=[balance])
     trainer.train()
     rollouts, logged = trainer.rollouts, trainer.state.log_history[-1]

@@ -32,7 +32,7 @@ def main(output_dir: str, model_path: str) -> None:
         model_path,
         trainer=Recorder,
         reward_funcs=counted,
-        callbacks=[BalanceCallback([0.7, 1.2], num_queries=4, allocation="rounds")],
+        callbacks=[BalanceCallback([0.7, 1.2], num_queries=4)],
         train_dataset=make_dataset(60),
         eval_dataset=make_dataset(5),
         num_generations=8,

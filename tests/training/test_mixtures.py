@@ -71,7 +71,7 @@ def test_each_row_is_judged_by_its_own_verifier(tmp_path, model_path, by_column)
         train_dataset=make_mixture() if by_column else make_dataset(),
         eval_dataset=make_mixture().select(range(4)),
         num_train_epochs=1,
-        callbacks=[BalanceCallback(0.7)],
+        callbacks=[BalanceCallback(0.7, allocation="fixed")],
     )
     trainer.train()
     rollouts = trainer.rollouts
@@ -114,7 +114,7 @@ def test_rounds_with_several_verifiers_on_a_stream(tmp_path, model_path):
         reward_funcs=[length, Letters(strict=True), odd],
         verifier=["odd", "letters"],
         train_dataset=rows.to_iterable_dataset(),
-        callbacks=[BalanceCallback((0.7, 1.1), num_queries=8, allocation="rounds")],
+        callbacks=[BalanceCallback((0.7, 1.1), num_queries=8)],
         queries_per_iteration=40,
         balance_target=2.0,
         num_generations=8,

@@ -17,7 +17,7 @@ def make_run(output_dir, model_path):
     return make_trainer(
         output_dir,
         model_path,
-        callbacks=[BalanceCallback([0.7, 1.1], num_queries=4, allocation="rounds")],  # slices with a prior, and rounds
+        callbacks=[BalanceCallback([0.7, 1.1], num_queries=4)],  # slices with a prior, and rounds
         train_dataset=make_dataset(40),
         queries_per_iteration=32,
         num_generations=6,

@@ -205,7 +205,7 @@ def test_slices_and_rounds_sample_nothing_in_vain(tmp_path, model_path):
         tmp_path,
         model_path,
         trainer=Watcher,
-        callbacks=[BalanceCallback((0.5, 1.0, 1.5), num_queries=6, allocation="rounds")],
+        callbacks=[BalanceCallback((0.5, 1.0, 1.5), num_queries=6)],
         train_dataset=make_dataset(40),
         num_generations=10,
         queries_per_iteration=40,
@@ -254,7 +254,7 @@ def test_few_responses_come_without_rounds(tmp_path, model_path, num_generations
         tmp_path,
         model_path,
         trainer=Watcher,
-        callbacks=[BalanceCallback((0.7, 1.1), allocation="rounds", reinvest="hard")],
+        callbacks=[BalanceCallback((0.7, 1.1), reinvest="hard")],
         train_dataset=make_dataset(40),
         queries_per_iteration=40,
         num_generations=num_generations,
@@ -282,7 +282,7 @@ def test_a_threshold_raised_after_the_rounds_is_kept_to(tmp_path, model_path):
         trainer=Watcher,
         reward_funcs=[has_digit, length],
         verifier="has_digit",
-        callbacks=[Strict((0.7, 1.1), num_queries=4, allocation="rounds")],
+        callbacks=[Strict((0.7, 1.1), num_queries=4)],
         train_dataset=make_dataset(40),
         queries_per_iteration=40,
         num_generations=8,
@@ -300,7 +300,7 @@ def test_a_threshold_raised_after_the_rounds_is_kept_to(tmp_path, model_path):
 
 
 def test_static_callback_probes_nothing(tmp_path, model_path):
-    balance = BalanceCallback(0.9, 0.25)
+    balance = BalanceCallback(0.9, 0.25, allocation="fixed")
     trainer = make_trainer(tmp_path, model_path, trainer=Watcher, callbacks=[balance], max_steps=18)
     trainer.train()
     assert [[item.temperature for item in requests] for requests in trainer.rounds] == [[0.9], [0.9]]
@@ -372,7 +372,7 @@ def test_an_empty_round_is_followed_by_the_next_queries(tmp_path, model_path):
         model_path,
         trainer=Switching,
         reward_funcs=sometimes,
-        callbacks=[BalanceCallback(1.0)],
+        callbacks=[BalanceCallback(1.0, allocation="fixed")],
         queries_per_iteration=8,
         max_steps=8,
         iteration_steps=4,
@@ -476,7 +476,7 @@ def test_dataset_order_is_kept_without_shuffling(tmp_path, model_path):
         trainer=Watcher,
         train_dataset=make_dataset(17),
         shuffle_dataset=False,
-        callbacks=[BalanceCallback(1.0)],
+        callbacks=[BalanceCallback(1.0, allocation="fixed")],
         queries_per_iteration=8,
         max_steps=3,
         iteration_steps=1,

@@ -118,7 +118,7 @@ def run_demo(
         output_dir (`str` or `Path`): receives `summary.json`.
         iterations (`int`): rounds of explore, score, select, improve.
         seed (`int`): of data, sampling and training.
-        static (`bool`): a fixed setting instead of a balanced run.
+        static (`bool`): a fixed setting, and as many responses to every query, instead of a balanced run.
         reward (`str`): `"prm"`: the answer and the testbed's process reward model; `"answer"`: the answer alone.
         setting (`tuple[float, float]`): temperature and threshold of a static run.
         save_policy (`bool`): save the trained policy in the folder `policy` of `output_dir`.
@@ -130,7 +130,7 @@ def run_demo(
     Raises:
         ConfigurationError: `output_dir` cannot be written to.
     """
-    balance = BalanceCallback(*setting) if static else BalanceCallback(TEMPERATURES)
+    balance = BalanceCallback(*setting, allocation="fixed") if static else BalanceCallback(TEMPERATURES)
     return train_policy(
         output_dir,
         balance,
