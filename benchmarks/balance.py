@@ -55,10 +55,10 @@ ARMS: dict[str, Arm] = {
     "T = 0.6": static(0.6),
     "paper": Arm({**GRID, "chance": 0.0}, queries=240),
     "+ luck": Arm(GRID, queries=240),
-    "+ slices": Arm({"allocation": "fixed"}),  # the default
-    "+ rounds": Arm({"allocation": "rounds"}),
+    "+ slices": Arm({"allocation": "fixed"}),
+    "+ rounds": Arm({"allocation": "rounds"}),  # the default
     "+ reinvest": Arm({"allocation": "rounds", "reinvest": "hard"}),
-    "PRM, default": Arm({"allocation": "fixed"}, reward="prm"),
+    "PRM, default": Arm({"allocation": "rounds"}, reward="prm"),
     **{
         f"PRM, T = {temperature:g}, tau = {threshold:g}": static(temperature, threshold, reward="prm")
         for temperature in (1.0, 0.8, 0.6)
@@ -66,9 +66,9 @@ ARMS: dict[str, Arm] = {
     },
     "long, T = 0.8": static(0.8, iterations=20),
     "long, T = 0.6": static(0.6, iterations=20),
-    "long, default": Arm({"allocation": "fixed"}, iterations=20),
+    "long, default": Arm({"allocation": "rounds"}, iterations=20),
 }
-DEFAULT = "+ slices"
+DEFAULT = "+ rounds"
 Summary = dict[str, Any]
 
 
@@ -210,7 +210,7 @@ def comparisons(results: dict[str, dict[int, Summary]]) -> Iterator[str]:
         bound = max(bound, min(1.0, p * (len(tests) - place)))  # Holm
         yield f"{text}, one-sided p = {p:.2g}, after Holm {bound:.2g}"
     for figure, allowed in zip(JUDGED, (-0.01, -0.03), strict=True):
-        gained = pairs("+ rounds", DEFAULT, figure)
+        gained = pairs("+ rounds", "+ slices", figure)
         if len(gained):
             yield f"rounds against fixed K in {figure}: {interval(gained)}, {len(gained)} seeds (bar {allowed})"
     if rounds := results.get("+ rounds"):

@@ -51,17 +51,17 @@ class BalanceCallback(TrainerCallback):
             Candidates. `None`: the search is exact, over all thresholds that make a difference.
         num_queries (`int`, *optional*):
             Queries that the temperature is chosen on. `None`: for slices a sixteenth of the iteration's, or 3 for each
-            temperature if that is more, though no more than a quarter; for a grid an eighth; at most 600.
+            temperature if that is more, up to a quarter; for a grid an eighth; at most 600.
         search (`str`, *optional*):
             `"slices"`: each of these queries at one temperature, nothing sampled in vain. `"grid"`: each of them at
             every temperature, as in the paper; the responses at those that lose are thrown away. `None`: slices, or a
-            grid where there are fewer queries than temperatures, or the threshold is chosen on the probe.
+            grid where a quarter of the queries is less than one for each temperature, or `threshold_on="probe"`.
         allocation (`str`, *optional*, defaults to `"rounds"`):
             `"rounds"`: the queries after the search are sampled 4 responses at a time, until they have n* good ones
-            (correct, selectable, above the threshold) or had K. As many as the search had, and at least 24 together
-            with the winner's slice, get K in any case, to choose the threshold and to measure on. `"fixed"`: K for
-            every query, as for 4 responses or fewer, and for a reward model that is the only reward and has no
-            `correct_at`, which compares a query's responses.
+            (correct, selectable, above the threshold) or had K, which saves about a fifth. As many queries as the
+            search had, and at least 24 together with the winner's slice, get K in any case, to choose the threshold
+            and to measure on. `"fixed"`: K for every query, as for 4 responses or fewer, and for a reward model that
+            is the only reward and has no `correct_at`, which compares a query's responses.
         reinvest (`str`, *optional*):
             `"hard"`: what rounds save is spent on this iteration's queries that have no good response yet, up to 2 K
             for each. `None`: it is saved.

@@ -198,7 +198,7 @@ def test_a_head_in_fp32_is_one_in_the_merged_copy_too(tmp_path, model_path):
 
 def test_the_bar_tells_responses_and_tokens_a_second(tmp_path, model_path, capsys):
     trainer = make_trainer(tmp_path, model_path, disable_tqdm=False, generation_chunk_size=4)
-    list(trainer.generate_responses([Request((0, 1, 2), 1.0, 20, seed=0), Request((0,), 0.5, 2, seed=0)]))
+    list(trainer.generate_responses([Request((0, 1, 2), 1.0, 100, seed=0), Request((0,), 0.5, 2, seed=0)]))
     shown = capsys.readouterr().err
     assert "Sampling at T = 1, 0.5" in shown
     assert re.search(r"[0-9.]+ responses/s, [0-9,]+ tokens/s", shown)
