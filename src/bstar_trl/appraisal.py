@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -62,25 +62,38 @@ class Appraiser:
             **grids.luck,
         )
 
-    def best_threshold(self, rollouts: Rollouts) -> float | None:
-        """The threshold with the highest mean score; `None` if no response is correct.
+    def best_threshold(self, rollouts: Rollouts, *, in_force: float | None = None) -> float | None:
+        """The threshold with the highest mean of the paper's score; `None` if no response is correct.
 
-        If luck explains every correct response, they are trained on all the same: the threshold is then the paper's.
+        What is expected by luck is not taken off here: nobody knows which responses are lucky, and a threshold that
+        keeps most of them out keeps many others out as well (docs/luck.md).
+
+        Args:
+            rollouts (`Rollouts`): responses at one temperature.
+            in_force (`float`, *optional*): a threshold that stays unless another is better by a standard error.
         """
+        if not len(rollouts):
+            return None
         grids = rollouts.grids
-        no_luck: dict[str, Any] = {}
-        for luck in (grids.luck, no_luck) if len(rollouts) else ():
-            threshold, score = best_threshold(
-                grids.rewards_NK,
-                grids.correct_NK,
-                self.target,
-                selectable_NK=grids.selectable_NK,
-                thresholds=self.thresholds,
-                **luck,
-            )
-            if score > 0:
-                return threshold
-        return None
+        found, score = best_threshold(
+            grids.rewards_NK,
+            grids.correct_NK,
+            self.target,
+            selectable_NK=grids.selectable_NK,
+            thresholds=self.thresholds,
+        )
+        if score == 0:
+            return None
+        if in_force is None or (self.thresholds is not None and in_force not in self.thresholds):
+            return found
+        gain, error = mean_and_error(self._plain_scores(rollouts, found) - self._plain_scores(rollouts, in_force))
+        return found if gain > error else in_force
+
+    def _plain_scores(self, rollouts: Rollouts, threshold: float) -> np.ndarray:
+        grids = rollouts.grids
+        return balance_scores(
+            grids.rewards_NK, grids.correct_NK, self.target, threshold, selectable_NK=grids.selectable_NK
+        )
 
     def lucky_share(self, rollouts: Rollouts, threshold: float) -> float:
         """Expected share of lucky responses among the selectable correct ones above a threshold, in 0..1."""

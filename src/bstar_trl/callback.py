@@ -69,7 +69,8 @@ class BalanceCallback(TrainerCallback):
             How often a verifier accepts wrong reasoning, in [0, 1). `"estimate"`: what the reward function says
             (`RewardFn.chance`), and more once the policy was trained on lucky responses. 0: the paper's score.
         smooth (`bool`, *optional*, defaults to `True`):
-            Share strength between neighbouring temperatures and with the last iteration.
+            Share strength between neighbouring temperatures and with the last iteration: its temperature and its
+            threshold stay where the difference is noise.
         threshold_on (`str`, *optional*, defaults to `"all"`):
             Responses that the threshold is chosen on: `"all"` at the temperature that won to queries with K of them,
             or those of the grid's `"probe"`, as in the paper.
@@ -336,8 +337,9 @@ class BalanceCallback(TrainerCallback):
         return self.setting
 
     def _best_threshold(self, rollouts: Rollouts) -> float:
-        """The best threshold; if no response is correct, the one in force."""
-        found = self.appraiser.best_threshold(rollouts)
+        """The best threshold; the one in force where no response is correct, or the difference is noise."""
+        in_force = self.setting.threshold if self.smooth and self.history else None
+        found = self.appraiser.best_threshold(rollouts, in_force=in_force)
         return self.setting.threshold if found is None else found
 
     def record(self, setting: Setting, exploration: Exploration, num_sampled: int) -> dict[str, float]:
