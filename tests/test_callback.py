@@ -10,7 +10,7 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from bstar_trl import BalanceCallback, Exploration, Request, Rollouts, Setting
-from bstar_trl.balance import balance_score
+from bstar_trl.balance import balance_score, best_threshold
 from bstar_trl.config import IterationPlan
 from bstar_trl.errors import ConfigurationError
 from bstar_trl.luck import learned_factor, scaled_chance
@@ -120,6 +120,45 @@ def test_threshold_on_the_probe_is_the_papers_letter():
     assert np.mean(scores) == pytest.approx(brute_force(probed))
     rollouts, setting = run("all")
     assert setting.score == pytest.approx(brute_force(rollouts))
+
+
+def settled(balance: BalanceCallback, world: World) -> Setting:
+    """An iteration."""
+    exploration = balance.begin(world, list(range(24)))
+    setting = balance.settle(exploration)
+    balance.record(setting, exploration, num_sampled=len(exploration.rollouts))
+    return setting
+
+
+def test_luck_lowers_the_score_and_leaves_the_threshold():
+    def world(guess):
+        return World(lambda temperature: 0.5, guess=guess, noise=0.6)
+
+    plain, lucky = (settled(make_callback(0.7), world(guess)) for guess in (0.0, 0.3))
+    assert lucky.threshold == plain.threshold
+    assert lucky.score < plain.score - 0.05
+    grids = world(0.3)([Request(tuple(range(24)), 0.7, K, 0)]).grids  # the same samples
+    corrected, _ = best_threshold(grids.rewards_NK, grids.correct_NK, 2.0, **grids.luck)
+    assert corrected > plain.threshold + 0.1  # what a threshold chosen by the corrected score would be
+
+
+def test_threshold_in_force_stays_where_the_difference_is_noise():
+    def world(seed, shift=0.0):
+        class Shifted(World):
+            def __call__(self, requests):
+                rollouts = super().__call__(requests)
+                return dataclasses.replace(rollouts, rewards_R=rollouts.rewards_R + shift)
+
+        return Shifted(lambda temperature: 0.5, seed)
+
+    balance, each_time = make_callback(0.7), make_callback(0.7, smooth=False)
+    first = settled(balance, world(0)).threshold
+    assert settled(each_time, world(0)).threshold == first
+    assert settled(balance, world(1)).threshold == first  # the same policy
+    assert settled(each_time, world(1)).threshold != first
+    assert settled(balance, world(1, shift=1.5)).threshold > first + 1  # everything lies above the old one
+    on_grid = make_callback(0.7, thresholds=[0.25, 0.75])
+    assert settled(on_grid, world(0)).threshold in (0.25, 0.75)
 
 
 def test_grid_of_thresholds_is_kept_to():
