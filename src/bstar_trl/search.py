@@ -76,8 +76,8 @@ class SearchResult:
     """What a search found.
 
     Args:
-        setting (`Setting`): the best temperature, the best threshold at it, and the smoothed score. The score is 0
-            where no response at any temperature earned anything.
+        setting (`Setting`): the best temperature, the threshold that its score goes with (see `smooth`), and the
+            smoothed score. The score is 0 where no response at any temperature earned anything.
         curve (`np.ndarray`, (T,)): smoothed balance score at each temperature, in their order.
         standard_error (`np.ndarray`, (T,)): of each of these.
         completions (`int`): responses sampled.
@@ -128,8 +128,10 @@ def find_setting(
         rng (`np.random.Generator`): deals the queries out to the temperatures.
         prior (`Prior`, *optional*): what the search before left. Its temperature stays where the difference
             is noise: where no other is better by a quarter of the difference's standard error.
-        smooth (`bool`): share strength between neighbours and with the prior. If not, the temperature with the highest
-            mean wins, of equal ones the lowest, as in the paper.
+        smooth (`bool`): share strength between neighbours and with the prior; all temperatures are judged at one
+            threshold, the one with the highest score of the paper over all responses. If not, each is judged at its
+            own best threshold, and the temperature with the highest mean wins, of equal ones the lowest, as in the
+            paper.
 
     Returns:
         `SearchResult`.
@@ -148,6 +150,8 @@ def find_setting(
     shares = _shares(candidates, usable, rng)
     slices = _deal(candidates, num_queries, budget // num_generations, disjoint=disjoint, shares=shares, rng=rng)
     observed = [Observed(*item) for item in sample(slices)]
+    # A threshold for each slice would fit its few queries; one for all is about what responses are selected by.
+    common = _common_threshold(observed, target, thresholds) if smooth else None
     scores, found = [], []
     for (temperature, _), item in zip(slices, observed, strict=True):
         options = {
@@ -155,7 +159,9 @@ def find_setting(
             "chance": chance if item.chance is None else item.chance,
             "step_if_correct": step_if_correct if item.step_if_correct is None else item.step_if_correct,
         }
-        threshold, _ = best_threshold(item.rewards, item.correct, target, thresholds=thresholds, **options)
+        threshold = common
+        if threshold is None:
+            threshold, _ = best_threshold(item.rewards, item.correct, target, thresholds=thresholds, **options)
         scores.append(balance_scores(item.rewards, item.correct, target, threshold, **options))
         found.append(Setting(temperature, threshold))
     if smooth:
@@ -174,6 +180,17 @@ def find_setting(
         completions=sum(len(queries) for _, queries in slices) * num_generations,
         prior=_prior_of(candidates, curve, covariance, best.temperature),
     )
+
+
+def _common_threshold(
+    observed: Sequence[Observed], target: float, thresholds: Sequence[float] | np.ndarray | None
+) -> float:
+    """The best threshold by the paper's score of all queries at all temperatures together."""
+    rewards, correct, selectable = (
+        np.concatenate([np.asarray(getattr(item, name)) for item in observed])
+        for name in ("rewards", "correct", "selectable")
+    )
+    return best_threshold(rewards, correct, target, selectable_NK=selectable, thresholds=thresholds)[0]
 
 
 def _shares(temperatures: Sequence[float], prior: Prior | None, rng: np.random.Generator) -> np.ndarray:
