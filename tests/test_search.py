@@ -66,6 +66,32 @@ def test_paired_queries_serve_every_temperature_within_the_budget():
     assert result.completions == 6 * 9 * K
 
 
+def test_all_temperatures_are_judged_at_one_threshold():
+    """The paper's best for all of their responses, whatever the chance; unless nothing is smoothed."""
+
+    class Scored(World):
+        def __call__(self, slices):
+            answers = super().__call__(slices)
+            self.answers = [(item + self.rng.normal(0, 0.5, item.shape), right, may) for item, right, may in answers]
+            return self.answers
+
+    for chance in (0.0, 0.3):
+        world = Scored(peak(0.8))
+        setting = search(world, chance=chance).setting
+        rewards, correct, _ = (np.concatenate(column) for column in zip(*world.answers, strict=True))
+
+        def score(threshold, rewards=rewards, correct=correct):
+            kept = rewards > threshold
+            right = (kept & correct).sum(axis=1)
+            return (np.minimum(right / TARGET, 1) * right / np.maximum(kept.sum(axis=1), 1)).mean()
+
+        assert score(setting.threshold) == pytest.approx(max(score(value - 1e-9) for value in rewards.ravel()))
+        world = Scored(peak(0.8))
+        setting = search(world, chance=chance, smooth=False).setting
+        mine = world.answers[TEMPERATURES.index(setting.temperature)]
+        assert setting.threshold == best_threshold(mine[0], mine[1], TARGET, chance=chance)[0]
+
+
 def test_smoothing_loses_less_than_the_plain_maximum():
     """Sixty searches on ten queries a temperature, where the curve is shallow."""
 
