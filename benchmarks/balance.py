@@ -58,7 +58,8 @@ ARMS: dict[str, Arm] = {
     "+ slices": Arm({"allocation": "fixed"}),
     "+ rounds": Arm({"allocation": "rounds"}),  # the default
     "+ reinvest": Arm({"allocation": "rounds", "reinvest": "hard"}),
-    "PRM, default": Arm({"allocation": "rounds"}, reward="prm"),
+    "PRM, default": Arm({"allocation": "fixed"}, reward="prm"),
+    "PRM, rounds": Arm({"allocation": "rounds"}, reward="prm"),
     **{
         f"PRM, T = {temperature:g}, tau = {threshold:g}": static(temperature, threshold, reward="prm")
         for temperature in (1.0, 0.8, 0.6)

@@ -332,6 +332,24 @@ def test_rounds_stop_when_a_query_has_enough(target):
     assert entry["balance/extra_completions"] == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "ranked", "in_rounds"),
+    [
+        ({}, False, True),
+        ({}, True, False),  # a scorer picks the best of many
+        ({"allocation": "rounds"}, True, True),
+        ({"allocation": "fixed"}, False, False),
+        ({"reinvest": "hard"}, True, True),  # spends what rounds save
+    ],
+)
+def test_who_is_sampled_in_rounds(options, ranked, in_rounds):
+    balance = BalanceCallback(0.7, **options)
+    balance.setup(WIDE, num_generations=K, temperature=1.0, seed=0, ranked=ranked)
+    world = World(lambda temperature: 0.5)
+    balance.explore(world, MANY)
+    assert ([request.n for request in world.calls[0]] == [K, 4]) is in_rounds
+
+
 def test_all_solved_at_once_and_none_ever():
     balance = make_callback(0.7, plan=WIDE)
     easy = World(lambda temperature: 1.0, noise=0.0)
@@ -674,7 +692,7 @@ def test_paper_is_the_papers_letter():
     ("options", "message"),
     [
         ({"search": "line"}, "search must be None or 'slices' or 'grid', got 'line'"),
-        ({"allocation": "even"}, "allocation must be 'rounds' or 'fixed', got 'even'"),
+        ({"allocation": "even"}, "allocation must be None or 'rounds' or 'fixed', got 'even'"),
         ({"reinvest": "soft"}, "reinvest must be None or 'hard', got 'soft'"),
         ({"reinvest": "hard", "allocation": "fixed"}, "it needs allocation='rounds'"),
         ({"chance": 1.0}, r"chance must be a number in \[0, 1\) or 'estimate', got 1.0"),

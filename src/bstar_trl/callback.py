@@ -56,12 +56,14 @@ class BalanceCallback(TrainerCallback):
             `"slices"`: each of these queries at one temperature, nothing sampled in vain. `"grid"`: each of them at
             every temperature, as in the paper; the responses at those that lose are thrown away. `None`: slices, or a
             grid where a quarter of the queries is less than one for each temperature, or `threshold_on="probe"`.
-        allocation (`str`, *optional*, defaults to `"rounds"`):
+        allocation (`str`, *optional*):
             `"rounds"`: the queries after the search are sampled 4 responses at a time, until they have n* good ones
             (correct, selectable, above the threshold) or had K, which saves about a fifth. As many queries as the
             search had, and at least 24 together with the winner's slice, get K in any case, to choose the threshold
             and to measure on. `"fixed"`: K for every query, as for 4 responses or fewer, and for a reward model that
-            is the only reward and has no `correct_at`, which compares a query's responses.
+            is the only reward and has no `correct_at`, which compares a query's responses. `None`: rounds where
+            verifiers are the only rewards; fixed where a scorer picks the best of the correct responses, which takes
+            more of them than are wanted.
         reinvest (`str`, *optional*):
             `"hard"`: what rounds save is spent on this iteration's queries that have no good response yet, up to 2 K
             for each. `None`: it is saved.
@@ -96,7 +98,7 @@ class BalanceCallback(TrainerCallback):
         num_queries: int | None = None,
         *,
         search: Search | None = None,
-        allocation: Literal["rounds", "fixed"] = "rounds",
+        allocation: Literal["rounds", "fixed"] | None = None,
         reinvest: Literal["hard"] | None = None,
         chance: float | Literal["estimate"] = "estimate",
         smooth: bool = True,
@@ -111,7 +113,7 @@ class BalanceCallback(TrainerCallback):
             raise ConfigurationError(f"num_queries must be a whole number of at least 1, got {num_queries}")
         self._given_num_queries = num_queries
         self._given_search = one_of("search", search, (None, "slices", "grid"))
-        self.allocation = one_of("allocation", allocation, ("rounds", "fixed"))
+        self.allocation = one_of("allocation", allocation, (None, "rounds", "fixed"))
         self.reinvest = one_of("reinvest", reinvest, (None, "hard"))
         if self.reinvest and self.allocation == "fixed":
             raise ConfigurationError("reinvest='hard' spends what rounds save: it needs allocation='rounds'")
@@ -163,7 +165,14 @@ class BalanceCallback(TrainerCallback):
         return self.chance == ESTIMATE
 
     def setup(
-        self, plan: IterationPlan, *, num_generations: int, temperature: float, seed: int, in_rounds: bool = True
+        self,
+        plan: IterationPlan,
+        *,
+        num_generations: int,
+        temperature: float,
+        seed: int,
+        in_rounds: bool = True,
+        ranked: bool = False,
     ) -> None:
         """Called by the trainer, before any weight is loaded, with the numbers of an iteration.
 
@@ -174,6 +183,7 @@ class BalanceCallback(TrainerCallback):
             seed (`int`): of the samples.
             in_rounds (`bool`): whether a few responses can be judged without the others of their query. A reward model
                 that only compares them needs all K at once.
+            ranked (`bool`): whether a scorer tells correct responses apart.
 
         Raises:
             ConfigurationError: as of [`Shares.of`].
@@ -187,7 +197,8 @@ class BalanceCallback(TrainerCallback):
             may_slice=self.threshold_on == "all",
         )
         self.search, self.num_queries = self._shares.search, self._shares.num_queries
-        self._in_rounds = in_rounds and self.allocation == "rounds" and num_generations > ROUND
+        wants_rounds = self.allocation == "rounds" or (self.allocation is None and (not ranked or bool(self.reinvest)))
+        self._in_rounds = in_rounds and wants_rounds and num_generations > ROUND
         self.num_generations = num_generations
         self.target = plan.target
         self.appraiser = Appraiser(plan.target, self.thresholds, self.chance)

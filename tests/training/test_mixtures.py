@@ -114,7 +114,7 @@ def test_rounds_with_several_verifiers_on_a_stream(tmp_path, model_path):
         reward_funcs=[length, Letters(strict=True), odd],
         verifier=["odd", "letters"],
         train_dataset=rows.to_iterable_dataset(),
-        callbacks=[BalanceCallback((0.7, 1.1), num_queries=8)],
+        callbacks=[BalanceCallback((0.7, 1.1), num_queries=8, allocation="rounds")],
         queries_per_iteration=40,
         balance_target=2.0,
         num_generations=8,

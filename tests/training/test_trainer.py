@@ -267,6 +267,28 @@ def test_few_responses_come_without_rounds(tmp_path, model_path, num_generations
     assert trainer.balance.history[0]["balance/saved_completions"] == 0
 
 
+@pytest.mark.parametrize("scored", [False, True])
+def test_rounds_are_for_verifiers_alone(tmp_path, model_path, scored):
+    def length(completions, **kwargs):
+        return [len(text) / 100 for text in completions]
+
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        trainer=Watcher,
+        reward_funcs=[has_digit, length] if scored else [has_digit],
+        verifier="has_digit",
+        callbacks=[BalanceCallback(0.7)],
+        train_dataset=make_dataset(40),
+        queries_per_iteration=40,
+        num_generations=8,
+        max_steps=3,
+        iteration_steps=3,
+    )
+    trainer.train()
+    assert [request.n for request in trainer.rounds[0]] == ([8] if scored else [8, 4])
+
+
 def test_a_threshold_raised_after_the_rounds_is_kept_to(tmp_path, model_path):
     class Strict(BalanceCallback):
         def settle(self, exploration):
@@ -282,7 +304,7 @@ def test_a_threshold_raised_after_the_rounds_is_kept_to(tmp_path, model_path):
         trainer=Watcher,
         reward_funcs=[has_digit, length],
         verifier="has_digit",
-        callbacks=[Strict((0.7, 1.1), num_queries=4)],
+        callbacks=[Strict((0.7, 1.1), num_queries=4, allocation="rounds")],
         train_dataset=make_dataset(40),
         queries_per_iteration=40,
         num_generations=8,

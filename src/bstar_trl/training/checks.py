@@ -75,6 +75,7 @@ def prepare(
         temperature=args.temperature,
         seed=args.seed,
         in_rounds=not verifiers.are_relative,
+        ranked=len(functions) > len(verifiers.indices),
     )
     return Prepared(args, functions, verifiers, balance, callbacks, plan)
 
