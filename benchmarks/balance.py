@@ -55,7 +55,7 @@ ARMS: dict[str, Arm] = {
     "T = 0.6": static(0.6),
     "paper": Arm({**GRID, "chance": 0.0}, queries=240),
     "+ luck": Arm(GRID, queries=240),
-    "+ slices": Arm({"allocation": "fixed"}),
+    "+ slices": Arm({"allocation": "fixed", "num_queries": 18}),  # as many in slices as with rounds
     "+ rounds": Arm({"allocation": "rounds"}),  # the default
     "+ reinvest": Arm({"allocation": "rounds", "reinvest": "hard"}),
     "PRM, default": Arm({"allocation": "fixed"}, reward="prm"),

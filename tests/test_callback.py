@@ -207,6 +207,8 @@ def test_defaults_are_the_designs():
     assert with_queries(160, 5) == ("slices", 24, 24)  # three for each temperature
     assert with_queries(1_600, 20) == ("slices", 100, 100)  # a sixteenth
     assert with_queries(11_500, 0) == ("slices", 600, 600)
+    assert with_queries(160, 5, allocation="fixed") == ("slices", 40, 40)  # a quarter: they cost nothing
+    assert with_queries(1_600, 5, allocation="fixed") == ("slices", 400, 400)
     assert with_queries(160, 20, search="grid") == ("grid", 20, 20)  # an eighth
     assert with_queries(11_500, 600, search="grid") == ("grid", 600, 600)
     assert with_queries(160, 6, num_queries=6) == ("grid", 6, 18)  # fewer than temperatures

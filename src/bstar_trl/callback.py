@@ -50,8 +50,9 @@ class BalanceCallback(TrainerCallback):
         thresholds (`float` or `Sequence[float]`, *optional*):
             Candidates. `None`: the search is exact, over all thresholds that make a difference.
         num_queries (`int`, *optional*):
-            Queries that the temperature is chosen on. `None`: for slices a sixteenth of the iteration's, or 3 for each
-            temperature if that is more, up to a quarter; for a grid an eighth; at most 600.
+            Queries that the temperature is chosen on. `None`: for slices a quarter of the iteration's, or, where the
+            other queries are sampled in rounds, a sixteenth or 3 for each temperature; for a grid an eighth; at most
+            600.
         search (`str`, *optional*):
             `"slices"`: each of these queries at one temperature, nothing sampled in vain. `"grid"`: each of them at
             every temperature, as in the paper; the responses at those that lose are thrown away. `None`: slices, or a
@@ -189,16 +190,17 @@ class BalanceCallback(TrainerCallback):
             ConfigurationError: as of [`Shares.of`].
         """
         self.temperatures = self._given_temperatures or (float(temperature),)
+        wants_rounds = self.allocation == "rounds" or (self.allocation is None and (not ranked or bool(self.reinvest)))
+        self._in_rounds = in_rounds and wants_rounds and num_generations > ROUND
         self._shares = Shares.of(
             plan.num_queries,
             len(self.temperatures),
             search=self._given_search,
             num_queries=self._given_num_queries,
             may_slice=self.threshold_on == "all",
+            in_rounds=self._in_rounds,
         )
         self.search, self.num_queries = self._shares.search, self._shares.num_queries
-        wants_rounds = self.allocation == "rounds" or (self.allocation is None and (not ranked or bool(self.reinvest)))
-        self._in_rounds = in_rounds and wants_rounds and num_generations > ROUND
         self.num_generations = num_generations
         self.target = plan.target
         self.appraiser = Appraiser(plan.target, self.thresholds, self.chance)

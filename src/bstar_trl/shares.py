@@ -10,9 +10,9 @@ from .errors import ConfigurationError
 
 MOST_PROBE_QUERIES = 600  # the paper's
 PROBE_SHARE = 1 / 8  # of an iteration's queries, at every temperature of a grid
-SLICES_SHARE = 1 / 16  # of an iteration's queries, in all slices together,
-FEWEST_IN_SLICE = 3  # but that many in each of them,
-MOST_IN_SLICES = 1 / 4  # as far as they take no more than this
+MOST_IN_SLICES = 1 / 4  # of an iteration's queries, in all slices together; where rounds could save on them:
+SLICES_SHARE = 1 / 16  # so many,
+FEWEST_IN_SLICE = 3  # but that many in each slice
 FEWEST_EVEN = 24  # queries get K responses at the winner in any case: a threshold chosen on fewer loses (docs/luck.md)
 
 Search = Literal["slices", "grid"]
@@ -47,6 +47,7 @@ class Shares:
         search: Search | None,
         num_queries: int | None,
         may_slice: bool,
+        in_rounds: bool,
     ) -> Shares:
         """The shares of `most` queries.
 
@@ -57,6 +58,7 @@ class Shares:
                 that leaves three quarters of the queries to the winner, else a grid.
             num_queries (`int`, *optional*): what the user asks for. `None`: see the constants above.
             may_slice (`bool`): whether slices are a choice.
+            in_rounds (`bool`): whether a query outside the slices may get fewer responses.
 
         Raises:
             ConfigurationError: the search wants more queries than there are, or slices fewer than temperatures.
@@ -64,8 +66,9 @@ class Shares:
         fit = may_slice and (num_queries or most * MOST_IN_SLICES) >= num_temperatures
         search = search or ("slices" if fit else "grid")
         if search == "slices":
-            usual = min(max(most * SLICES_SHARE, num_temperatures * FEWEST_IN_SLICE), most * MOST_IN_SLICES)
-            usual = max(usual, num_temperatures)
+            usual = max(most * MOST_IN_SLICES, num_temperatures)
+            if in_rounds:
+                usual = min(usual, max(most * SLICES_SHARE, num_temperatures * FEWEST_IN_SLICE))
         else:
             usual = most * PROBE_SHARE
         queries = num_queries or min(MOST_PROBE_QUERIES, max(1, math.floor(usual)))
