@@ -93,6 +93,7 @@ def test_demo_writes_its_summary_and_picture(tmp_path, static):
         "balance_score",
         "selected",
         "lucky_share",
+        "lucky_share_available",
         "estimated_lucky_share",
         "reward@16-4",
         "completions",
