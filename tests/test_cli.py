@@ -100,7 +100,7 @@ def test_demo_writes_its_summary_and_picture(tmp_path, static):
         "seconds",
     } == set(row)
     assert {name: row[name] for name in names} == summary["final"]
-    assert row["completions"] == 300 * 16 if static else 300 * 8 < row["completions"] < 300 * 16
+    assert row["completions"] == 300 * 16  # the process reward model picks the best of all of them
     assert 0 < row["selected"] <= 1200
     if static:
         assert (row["temperature"], row["threshold"]) == (1.0, 0.0)
