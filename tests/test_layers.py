@@ -29,6 +29,7 @@ ORDER = [
     "allocation",
     "appraisal",
     "shares",
+    "probe",
     "evaluate_metrics",
     "concurrency",
     "answers",
@@ -46,7 +47,7 @@ ORDER = [
 ]
 LIGHT = {
     "errors", "luck", "balance", "selection", "metrics", "records", "search", "allocation", "appraisal", "shares",
-    "concurrency", "answers", "sandbox",
+    "probe", "concurrency", "answers", "sandbox",
 }  # fmt: skip
 HEAVY = {"torch", "trl", "transformers", "accelerate", "peft", "datasets", "vllm"}
 NUMPY_ONLY = {"luck", "balance", "selection"}

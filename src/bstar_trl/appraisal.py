@@ -50,8 +50,8 @@ class Appraiser:
             )
         return dataclasses.replace(rollouts, chance_R=scaled_chance(rollouts.chance_R, self._factor or 1.0))
 
-    def scores(self, rollouts: Rollouts, threshold: float) -> np.ndarray:
-        """Balance score of each query at a threshold; (N,), in 0..1."""
+    def scores(self, rollouts: Rollouts, threshold: float, *, corrected: bool = True) -> np.ndarray:
+        """Balance score of each query at a threshold, corrected for luck or the paper's; (N,), in 0..1."""
         grids = rollouts.grids
         return balance_scores(
             grids.rewards_NK,
@@ -59,7 +59,7 @@ class Appraiser:
             self.target,
             threshold,
             selectable_NK=grids.selectable_NK,
-            **grids.luck,
+            **(grids.luck if corrected else {}),
         )
 
     def best_threshold(self, rollouts: Rollouts, *, in_force: float | None = None) -> float | None:
@@ -86,14 +86,9 @@ class Appraiser:
             return None
         if in_force is None or (self.thresholds is not None and in_force not in self.thresholds):
             return found
-        gain, error = mean_and_error(self._plain_scores(rollouts, found) - self._plain_scores(rollouts, in_force))
+        mine, theirs = (self.scores(rollouts, threshold, corrected=False) for threshold in (found, in_force))
+        gain, error = mean_and_error(mine - theirs)
         return found if gain > error else in_force
-
-    def _plain_scores(self, rollouts: Rollouts, threshold: float) -> np.ndarray:
-        grids = rollouts.grids
-        return balance_scores(
-            grids.rewards_NK, grids.correct_NK, self.target, threshold, selectable_NK=grids.selectable_NK
-        )
 
     def lucky_share(self, rollouts: Rollouts, threshold: float) -> float:
         """Expected share of lucky responses among the selectable correct ones above a threshold, in 0..1."""

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import math
 import numbers
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -15,11 +14,12 @@ from transformers import IntervalStrategy, TrainerCallback
 
 from .allocation import ROUND, Rounds
 from .appraisal import Appraiser, mean_and_error
-from .config import IterationPlan, grid_of, one_of
-from .errors import ConfigurationError
+from .config import IterationPlan
+from .errors import ConfigurationError, grid_of, one_of
 from .luck import ESTIMATE
+from .probe import Ask, Order, probe
 from .records import Exploration, Request, Rollouts, Setting, concatenate
-from .search import Observed, Prior, SearchResult, Slice, find_setting
+from .search import Prior
 from .shares import Search, Shares
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ PAPER_THRESHOLDS = tuple(step / 10 for step in range(-10, 11))
 MUCH_LUCK = 0.2  # share of lucky responses that deserves a warning
 
 SampleRound = Callable[[Sequence[Request]], Rollouts]
-Order = tuple[float, Sequence[int], int]  # temperature, queries, responses to each
 
 
 class BalanceCallback(TrainerCallback):
@@ -270,43 +269,25 @@ class BalanceCallback(TrainerCallback):
         return Exploration(rounds.rollouts, temperature, threshold, figures, even, first)
 
     def _find_temperature(
-        self, ask: Callable[..., Rollouts], queries: Sequence[int]
+        self, ask: Ask, queries: Sequence[int]
     ) -> tuple[Rollouts | None, float, float | None, dict[str, float]]:
         """Responses worth keeping, the temperature, the threshold that goes with it, and what the search cost."""
         if len(self.temperatures) == 1:
             return None, self.temperatures[0], None, {}
-        started = time.perf_counter()
-        probed: list[Rollouts] = []
-
-        def observe(slices: Sequence[Slice]) -> list[Observed]:
-            k = self.num_generations
-            slices = self._agree(slices)
-            probed.append(ask(*((temperature, [queries[place] for place in who], k) for temperature, who in slices)))
-            grids = [probed[0].at(temperature).grids for temperature, _ in slices]
-            return [
-                Observed(item.rewards_NK, item.correct_NK, item.selectable_NK, item.chance_N, item.step_NK)
-                for item in grids
-            ]
-
-        in_slices = self.search == "slices"
-        result: SearchResult = find_setting(
-            observe,
+        probed = probe(
+            ask,
+            self._agree,
+            queries,
             self.temperatures,
-            num_queries=self.num_queries,
+            shares=self._shares,
             num_generations=self.num_generations,
             target=self.target,
-            budget=self.num_queries * self.num_generations * (1 if in_slices else len(self.temperatures)),
-            disjoint=in_slices,
             thresholds=self.thresholds,
             rng=self._rng,
             prior=self._prior,
             smooth=self.smooth,
         )
-        result = self._agree(result)
-        figures = {
-            "balance/probe_completions": float(result.completions),
-            "balance/probe_seconds": time.perf_counter() - started,
-        }
+        result = probed.result
         found: tuple[float, float | None] = (result.setting.temperature, result.setting.threshold)
         if result.setting.score > 0:
             self._prior = result.prior
@@ -318,8 +299,8 @@ class BalanceCallback(TrainerCallback):
                 self.num_queries,
                 found[0],
             )
-        kept = probed[0] if in_slices else probed[0].at(found[0])
-        return (kept if len(kept) else None), *found, figures
+        kept = probed.rollouts if self.search == "slices" else probed.rollouts.at(found[0])
+        return (kept if len(kept) else None), *found, probed.figures
 
     def _nearest(self, temperature: float) -> float:
         """The temperature in force; with slices the candidate next to it, since there may be no other responses."""

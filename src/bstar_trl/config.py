@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -327,32 +327,3 @@ def as_bstar_config(args: GRPOConfig | None, model_name: str) -> BSTaRConfig:
         return args
     names = [item.name for item in dataclasses.fields(GRPOConfig) if item.init]
     return BSTaRConfig(**{name: getattr(args, name) for name in names})
-
-
-def one_of(name: str, value: Any, known: tuple[Any, ...]) -> Any:
-    """The value, if it is known.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
-    if value not in known:
-        raise ConfigurationError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
-    return value
-
-
-def grid_of(name: str, values: float | Sequence[float]) -> tuple[float, ...]:
-    """Distinct finite numbers in ascending order; a number is a grid of one.
-
-    Raises:
-        ConfigurationError: there is none, or one is not a finite number.
-    """
-    try:
-        grid = tuple(map(float, [values] if isinstance(values, int | float) else values))
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{name} must be a number or a sequence of numbers, got {values!r}") from None
-    if not grid:
-        raise ConfigurationError(f"{name} must hold at least one value, got an empty grid")
-    for value in grid:
-        if not math.isfinite(value):
-            raise ConfigurationError(f"{name} must be finite numbers, got {value}")
-    return tuple(dict.fromkeys(sorted(grid)))

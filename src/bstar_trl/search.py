@@ -159,9 +159,10 @@ def find_setting(
             "chance": chance if item.chance is None else item.chance,
             "step_if_correct": step_if_correct if item.step_if_correct is None else item.step_if_correct,
         }
-        threshold = common
-        if threshold is None:
+        if common is None:
             threshold, _ = best_threshold(item.rewards, item.correct, target, thresholds=thresholds, **options)
+        else:
+            threshold = common
         scores.append(balance_scores(item.rewards, item.correct, target, threshold, **options))
         found.append(Setting(temperature, threshold))
     if smooth:

@@ -248,20 +248,22 @@ def test_slices_and_rounds_sample_nothing_in_vain(tmp_path, model_path):
     assert logged["frac_reward_zero_std"] == np.mean([len(set(item)) == 1 for item in rewards])
 
 
+def watched(tmp_path, model_path, **changes) -> Watcher:
+    """One iteration of 40 queries, enough for rounds."""
+    settings = {"num_generations": 8, "queries_per_iteration": 40, "iteration_steps": 3, "max_steps": 3, **changes}
+    trainer = make_trainer(tmp_path, model_path, trainer=Watcher, train_dataset=make_dataset(40), **settings)
+    trainer.train()
+    return trainer
+
+
 @pytest.mark.parametrize("num_generations", [2, 4])
 def test_few_responses_come_without_rounds(tmp_path, model_path, num_generations):
-    trainer = make_trainer(
+    trainer = watched(
         tmp_path,
         model_path,
-        trainer=Watcher,
         callbacks=[BalanceCallback((0.7, 1.1), reinvest="hard")],
-        train_dataset=make_dataset(40),
-        queries_per_iteration=40,
         num_generations=num_generations,
-        max_steps=3,
-        iteration_steps=3,
     )
-    trainer.train()
     assert {request.n for requests in trainer.rounds for request in requests} == {num_generations}
     assert len(trainer.selections[0][0]) == 40 * num_generations
     assert trainer.balance.history[0]["balance/saved_completions"] == 0
@@ -272,20 +274,13 @@ def test_rounds_are_for_verifiers_alone(tmp_path, model_path, scored):
     def length(completions, **kwargs):
         return [len(text) / 100 for text in completions]
 
-    trainer = make_trainer(
+    trainer = watched(
         tmp_path,
         model_path,
-        trainer=Watcher,
         reward_funcs=[has_digit, length] if scored else [has_digit],
         verifier="has_digit",
         callbacks=[BalanceCallback(0.7)],
-        train_dataset=make_dataset(40),
-        queries_per_iteration=40,
-        num_generations=8,
-        max_steps=3,
-        iteration_steps=3,
     )
-    trainer.train()
     assert [request.n for request in trainer.rounds[0]] == ([8] if scored else [8, 4])
 
 
@@ -298,20 +293,13 @@ def test_a_threshold_raised_after_the_rounds_is_kept_to(tmp_path, model_path):
     def length(completions, **kwargs):
         return [len(text) / 8 for text in completions]
 
-    trainer = make_trainer(
+    trainer = watched(
         tmp_path,
         model_path,
-        trainer=Watcher,
         reward_funcs=[has_digit, length],
         verifier="has_digit",
         callbacks=[Strict((0.7, 1.1), num_queries=4, allocation="rounds")],
-        train_dataset=make_dataset(40),
-        queries_per_iteration=40,
-        num_generations=8,
-        max_steps=3,
-        iteration_steps=3,
     )
-    trainer.train()
     rollouts, setting, selection = trainer.selections[0]
     assert trainer.balance.history[0]["balance/threshold"] == setting.threshold
     assert (selection.rollouts.rewards_R > setting.threshold).all()
