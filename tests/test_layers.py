@@ -20,6 +20,7 @@ PACKAGE = "bstar_trl"
 # that stand before it, for the type checker too. A new room takes its place here.
 ORDER = [
     "errors",
+    "arguments",
     "luck",
     "balance",
     "selection",
@@ -46,8 +47,8 @@ ORDER = [
     "cli",
 ]
 LIGHT = {
-    "errors", "luck", "balance", "selection", "metrics", "records", "search", "allocation", "appraisal", "shares",
-    "probe", "concurrency", "answers", "sandbox",
+    "errors", "arguments", "luck", "balance", "selection", "metrics", "records", "search", "allocation", "appraisal",
+    "shares", "probe", "concurrency", "answers", "sandbox",
 }  # fmt: skip
 HEAVY = {"torch", "trl", "transformers", "accelerate", "peft", "datasets", "vllm"}
 NUMPY_ONLY = {"luck", "balance", "selection"}

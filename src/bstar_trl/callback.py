@@ -14,8 +14,9 @@ from transformers import IntervalStrategy, TrainerCallback
 
 from .allocation import ROUND, Rounds
 from .appraisal import Appraiser, mean_and_error
+from .arguments import grid_of, one_of
 from .config import IterationPlan
-from .errors import ConfigurationError, grid_of, one_of
+from .errors import ConfigurationError
 from .luck import ESTIMATE
 from .probe import Ask, Order, probe
 from .records import Exploration, Request, Rollouts, Setting, concatenate
