@@ -13,7 +13,7 @@ import torch
 from conftest import make_trainer
 from peft import LoraConfig
 
-from bstar_trl import BalanceCallback, Request
+from bstar_trl import BalanceCallback, BSTaRTrainer, Request
 from bstar_trl.rewards import ProcessReward
 from bstar_trl.testbed import policy_path, prm_path
 from bstar_trl.testbed.rewards import SumMatch
@@ -35,15 +35,24 @@ def engine_settings():
     layers.check_cpu_sgl_kernel = lambda *shape_and_dtype: False
 
 
+class Watcher(BSTaRTrainer):
+    """Keeps the requests of every submission."""
+
+    def generate_responses(self, requests):
+        vars(self).setdefault("submissions", []).append(list(requests))
+        return super().generate_responses(requests)
+
+
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
     """One engine for all tests: it takes half a minute to start."""
     return make_trainer(
         tmp_path_factory.mktemp("vllm"),
         policy_path(),
+        trainer=Watcher,
         reward_funcs=[SumMatch(), ProcessReward(prm_path())],
         train_dataset=make_dataset(400, (5,)),
-        callbacks=[BalanceCallback([0.6, 1.0], num_queries=10)],
+        callbacks=[BalanceCallback([0.6, 1.0], num_queries=10, allocation="rounds")],
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear"),
         use_vllm=True,
         vllm_mode="colocate",
@@ -76,7 +85,16 @@ def greedy_by_hand(trainer, prompt: str) -> list[int]:
 def test_trains_and_the_trained_weights_are_what_samples(trainer):
     trainer.train()
     assert trainer.state.global_step == 8
-    assert [entry["balance/probe_completions"] for entry in trainer.balance.history] == [160.0, 160.0]
+    for entry in trainer.balance.history:
+        assert entry["balance/probe_completions"] == 10 * 8
+        assert entry["balance/extra_completions"] == 0
+        assert entry["balance/saved_completions"] > 0
+    # Each iteration: the slices, the first round beside queries that get all 8, then what is missing.
+    sliced, first = trainer.submissions[:2]
+    assert [(request.temperature, request.n) for request in sliced] == [(0.6, 8), (1.0, 8)]
+    assert [request.n for request in first] == [8, 4]
+    sampled = sum(len(request.query_ids) * request.n for requests in trainer.submissions for request in requests)
+    assert sampled == 2 * 40 * 8 - sum(entry["balance/saved_completions"] for entry in trainer.balance.history)
     rows = {index: {"prompt": row["prompt"]} for index, row in enumerate(make_dataset(20, (5,), held_out=True))}
     with trainer.policy.session():
         greedy = list(trainer.policy.generate([Request(tuple(rows), 0.0, 1, 0, rows)]))
