@@ -11,9 +11,7 @@ import numpy as np
 
 from .records import Rollouts, concatenate
 
-ROUND = 4  # most responses to a query at a time
-
-Order = tuple[list[int], int]  # queries, responses to each
+ROUND = 4  # responses to a query at a time
 
 
 class Rounds:
@@ -21,7 +19,7 @@ class Rounds:
 
     Args:
         rollouts (`Rollouts`): the responses so far.
-        ask: samples responses to orders, so many for each query; one call is one submission to the engine.
+        ask: samples responses: `ask(queries, n)` gives n for each; one call is one submission to the engine.
         agree: returns what the main process says. Each process computes who goes on, one decides.
         threshold (`float`): tau; a good response is correct, selectable, and has a greater reward.
     """
@@ -29,8 +27,8 @@ class Rounds:
     def __init__(
         self,
         rollouts: Rollouts,
-        ask: Callable[[Sequence[Order]], Rollouts],
-        agree: Callable[[list[Order]], list[Order]],
+        ask: Callable[[Sequence[int], int], Rollouts],
+        agree: Callable[[list[int]], list[int]],
         *,
         threshold: float,
     ):
@@ -39,47 +37,32 @@ class Rounds:
         self.agree = agree
         self.threshold = threshold
 
-    def counts(self, queries: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Good responses of each of these queries so far, and all of them; both `int64`, in their order."""
+    def num_good(self, queries: Sequence[int]) -> np.ndarray:
+        """Good responses of each of these queries so far; `int64`, in their order."""
         grids = self.rollouts.grids
         good_N = (grids.selectable_NK & grids.correct_NK & (grids.rewards_NK > self.threshold)).sum(axis=1)
-        tries_N = (grids.index_NK >= 0).sum(axis=1)
-        asked_N = self.rollouts.query_ids_R[grids.index_NK[:, 0]].tolist()
-        found = dict(zip(asked_N, zip(good_N.tolist(), tries_N.tolist(), strict=True), strict=True))
-        both_N2 = np.array([found.get(query, (0, 0)) for query in queries], dtype=np.int64).reshape(-1, 2)
-        return both_N2[:, 0], both_N2[:, 1]
+        found = dict(zip(self.rollouts.query_ids_R[grids.index_NK[:, 0]].tolist(), good_N.tolist(), strict=True))
+        return np.array([found.get(query, 0) for query in queries], dtype=np.int64)
 
-    def until_good(self, queries: Sequence[int], *, wanted: int, most: int, budget: int | None = None) -> None:
+    def until_good(
+        self, queries: Sequence[int], *, wanted: int, tries: int, most: int, budget: int | None = None
+    ) -> None:
         """Go on with each query until it has `wanted` good responses or has had `most` tries.
-
-        A round asks a query for as many responses as it is likely to need, by its own rate so far, and for 4 at most.
 
         Args:
             queries (`Sequence[int]`): who takes part.
             wanted (`int`): good responses of a query, of all that it has.
-            most (`int`): responses that each of them may have, of all that it has.
-            budget (`int`, *optional*): most responses to sample here, for all queries together. The first of `queries`
-                are served first; one that asks for more than is left leaves.
+            tries (`int`): responses that each of them had before.
+            most (`int`): responses that each of them may have in all.
+            budget (`int`, *optional*): most responses to sample here, for all queries together.
         """
-        while True:
-            orders = self.agree(self._orders(queries, wanted, most, budget))
-            if not orders:
+        while (size := min(ROUND, most - tries)) > 0:
+            missing = self.num_good(queries) < wanted
+            going = [query for query, is_missing in zip(queries, missing, strict=True) if is_missing]
+            queries = self.agree(going if budget is None else going[: budget // size])
+            if not queries:
                 return
-            self.rollouts = concatenate([self.rollouts, self.ask(orders)])
-            going = {query for part, _ in orders for query in part}
-            queries = [query for query in queries if query in going]
+            self.rollouts = concatenate([self.rollouts, self.ask(queries, size)])
+            tries += size
             if budget is not None:
-                budget -= sum(len(part) * size for part, size in orders)
-
-    def _orders(self, queries: Sequence[int], wanted: int, most: int, budget: int | None) -> list[Order]:
-        """Who goes on with how many responses, those with as many together."""
-        by_size: dict[int, list[int]] = {}
-        for query, good, tries in zip(queries, *self.counts(queries), strict=True):
-            needed = -((good - wanted) * tries // good) if good else ROUND  # rounded up
-            size = min(int(needed), ROUND, int(most - tries))
-            if size <= 0 or (budget is not None and size > budget):
-                continue
-            by_size.setdefault(size, []).append(query)
-            if budget is not None:
-                budget -= size
-        return [(by_size[size], size) for size in sorted(by_size, reverse=True)]
+                budget -= size * len(queries)

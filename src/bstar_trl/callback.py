@@ -58,8 +58,8 @@ class BalanceCallback(TrainerCallback):
             every temperature, as in the paper; the responses at those that lose are thrown away. `None`: slices, or a
             grid where a quarter of the queries is less than one for each temperature, or `threshold_on="probe"`.
         allocation (`str`, *optional*):
-            `"rounds"`: the queries after the search are sampled at most 4 responses at a time, until they have n* good
-            ones (correct, selectable, above the threshold) or had K, which saves about a fifth. As many queries as the
+            `"rounds"`: the queries after the search are sampled 4 responses at a time, until they have n* good ones
+            (correct, selectable, above the threshold) or had K, which saves about a fifth. As many queries as the
             search had, and at least 24 together with the winner's slice, get K in any case, to choose the threshold
             and to measure on. `"fixed"`: K for every query, as for 4 responses or fewer, and for a reward model that
             is the only reward and has no `correct_at`, which compares a query's responses. `None`: rounds where
@@ -260,17 +260,12 @@ class BalanceCallback(TrainerCallback):
         even = first.take(~np.isin(first.query_ids_R, in_rounds))
         if self.threshold_on == "all" or threshold is None:
             threshold = self._agree(self._best_threshold(even))
-        rounds = Rounds(
-            begun,
-            lambda orders: ask(*((temperature, who, n) for who, n in orders)),
-            self._agree,
-            threshold=threshold,
-        )
-        rounds.until_good(in_rounds, wanted=math.ceil(self.target), most=most)
+        rounds = Rounds(begun, lambda who, n: ask((temperature, who, n)), self._agree, threshold=threshold)
+        rounds.until_good(in_rounds, wanted=math.ceil(self.target), tries=ROUND, most=most)
         if self.reinvest == "hard" and self._in_rounds:
             saved = len(queries) * most - len(rounds.rollouts)
-            hard = [query for query, good in zip(queries, rounds.counts(queries)[0], strict=True) if not good]
-            rounds.until_good(hard, wanted=1, most=2 * most, budget=saved)
+            hard = [query for query, good in zip(queries, rounds.num_good(queries), strict=True) if not good]
+            rounds.until_good(hard, wanted=1, tries=most, most=2 * most, budget=saved)
         figures["balance/saved_completions"] = float(len(queries) * most - len(rounds.rollouts))
         return Exploration(rounds.rollouts, temperature, threshold, figures, even, first)
 
