@@ -9,13 +9,19 @@ TEST_ENV := HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1 TOKENIZERS_PAR
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint docs check benchmark soak test-trl-matrix test-transformers test-vllm build clean
+.PHONY: help demo real test coverage lint docs check benchmark soak test-trl-matrix test-transformers test-vllm build clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
 demo: $(VENV)/.demo  ## environment, install, and B-STaR on the testbed (about 5 minutes)
 	$(BIN)/bstar-trl demo
+
+# Each step leaves what is there alone, so the same command goes on where it was. REAL=... passes arguments to train.py.
+real: $(VENV)/.real  ## a real language model learns word problems by its own samples, into real-out/ (about an hour)
+	$(BIN)/python examples/word_problems/get_model.py --output_dir real-out/model
+	test -e real-out/start/config.json || $(BIN)/python examples/word_problems/sft.py --model_name_or_path real-out/model --output_dir real-out/start
+	$(BIN)/python examples/word_problems/train.py --model_name_or_path real-out/start --output_dir real-out/bstar $(REAL)
 
 test: $(VENV)/.dev  ## environment, install, and all tests but the soak
 	$(TEST_ENV) $(BIN)/pytest -m "not slow" -n $(WORKERS)
@@ -39,7 +45,7 @@ docs: $(VENV)/.dev  ## the site of docs/, into site/; a warning is an error
 check: lint docs test  ## lint, format, types, docs, tests: what a change must pass
 
 benchmark: $(VENV)/.dev  ## every benchmark; ratios measured side by side
-	for script in $(filter-out benchmarks/balance.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/balance.py benchmarks/real.py benchmarks/runs.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
 
 soak: $(VENV)/.dev  ## every way to balance on the testbed, over seeds 0-2; goes on where it was (hours)
 	$(BIN)/python benchmarks/balance.py
@@ -79,6 +85,10 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e '.[report]'
 	touch $@
 
+$(VENV)/.real: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e '.[examples]'
+	touch $@
+
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e '.[dev]'
-	touch $@ $(VENV)/.demo
+	touch $@ $(VENV)/.demo $(VENV)/.real

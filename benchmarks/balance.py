@@ -14,9 +14,7 @@ import dataclasses
 import json
 import math
 import os
-import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from runs import finish, folder_of
 from scipy import stats
 
 RESULTS = Path(__file__).parent / "results" / "balance"
@@ -110,33 +109,6 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(item) for item in value]
     return round(value, 5) if isinstance(value, float) else value
-
-
-def finish(runs: Sequence[tuple[str, int]], output_dir: Path, jobs: int) -> bool:
-    """Make the missing runs, so many at a time; whether all are there."""
-    waiting = [run for run in runs if read(output_dir, *run) is None]
-    running: dict[subprocess.Popen[bytes], tuple[str, int]] = {}
-    failed = False
-    while waiting or running:
-        for process in [process for process in running if process.poll() is not None]:
-            name, seed = running.pop(process)
-            failed |= process.returncode != 0
-            print(f"{time.strftime('%X')} {name}, seed {seed}: exit {process.returncode}", file=sys.stderr, flush=True)
-        while waiting and len(running) < jobs:
-            name, seed = waiting.pop(0)
-            folder = folder_of(output_dir, name, seed)
-            folder.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, __file__, "--run", name, str(seed), "--output-dir", str(output_dir)]
-            with (folder / "log.txt").open("wb") as log:
-                running[subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)] = (name, seed)
-        time.sleep(1)
-    return not failed
-
-
-def folder_of(output_dir: Path, name: str, seed: int) -> Path:
-    """Where a run leaves its results."""
-    words = "".join(letter if letter.isalnum() or letter == "." else " " for letter in name).split()
-    return output_dir / f"{'-'.join(words).lower()}-{seed}"
 
 
 def read(output_dir: Path, name: str, seed: int) -> Summary | None:
@@ -258,8 +230,14 @@ def main() -> int:
         name, seed = parsed.run[0], int(parsed.run[1])
         train(name, seed, folder_of(parsed.output_dir, name, seed))
         return 0
-    runs = [(name, seed) for seed in range(parsed.seeds) for name in parsed.arms]
-    complete = finish(runs, parsed.output_dir, parsed.jobs)
+    missing = [
+        (name, seed)
+        for seed in range(parsed.seeds)
+        for name in parsed.arms
+        if read(parsed.output_dir, name, seed) is None
+    ]
+    command = [sys.executable, __file__, "--output-dir", str(parsed.output_dir), "--run"]
+    complete = finish(missing, lambda name, seed: [*command, name, str(seed)], parsed.output_dir, jobs=parsed.jobs)
     results: dict[str, dict[int, Summary]] = {}
     for name in ARMS:
         found = {seed: summary for seed in range(1000) if (summary := read(parsed.output_dir, name, seed))}

@@ -41,6 +41,7 @@ ORDER = [
     "rollouts",
     "config",
     "callback",
+    "reports",
     "training",
     "prm_training",
     "testbed",

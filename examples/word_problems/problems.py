@@ -17,6 +17,7 @@ import ast
 import json
 import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -81,6 +82,11 @@ def make_row(template: Template, rng: random.Random) -> dict[str, str]:
         "solution": "\n".join([*lines, f"#### {answer}"]),
         "answer": answer,
     }
+
+
+def as_query(row: Mapping[str, str]) -> str:
+    """The question of a row (`question` or `prompt`) as the models of this folder are asked it."""
+    return f"{row.get('question', row.get('prompt', '')).strip()}\n"
 
 
 def make_rows(number: int, *, seed: int, held_out: bool = False) -> list[dict[str, str]]:

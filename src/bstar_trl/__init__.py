@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .callback import BalanceCallback
     from .config import BSTaRConfig
     from .records import Completion, Exploration, Request, Rollouts, Selection, Setting
+    from .reports import LiveTable
     from .training.trainer import BSTaRTrainer
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ _ROOMS = {
     "BSTaRTrainer": "training.trainer",
     "Completion": "records",
     "Exploration": "records",
+    "LiveTable": "reports",
     "Request": "records",
     "Rollouts": "records",
     "Selection": "records",
@@ -29,6 +31,7 @@ __all__ = [
     "BalanceCallback",
     "Completion",
     "Exploration",
+    "LiveTable",
     "Request",
     "Rollouts",
     "Selection",

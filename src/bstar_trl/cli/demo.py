@@ -62,7 +62,8 @@ def add_to(commands: Any) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from ..testbed.plots import load_pyplot, plot_curves
+    from ..reports.curves import load_pyplot
+    from ..testbed.plots import plot_demo
 
     load_pyplot()  # a missing matplotlib must fail before the training, not after it
     # The libraries' warnings to developers would interrupt the table.
@@ -96,7 +97,7 @@ def run(parsed: argparse.Namespace) -> int:
         on_row=show,
     )
     picture = Path(parsed.output_dir) / "curves.png"
-    plot_curves({method: summary}, picture)
+    plot_demo({method: summary}, picture)
     initial, final = summary["initial"]["valid@1"], summary["final"]["valid@1"]
     print(f"valid@1 went from {initial:.3f} to {final:.3f}.")
     print(f"Figures: {Path(parsed.output_dir) / 'summary.json'}\nCurves: {picture}")

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from .logging import (
     log_completions,
     with_progress,
 )
+from .model_card import complete_card, describe_run
 from .policy import Policy
 from .run_state import RunState, last_whole_checkpoint
 
@@ -69,7 +71,8 @@ class BSTaRTrainer(GRPOTrainer):
     `_prepare_inputs` (explores at an iteration's start, then serves its micro-batches), `compute_loss` (a likelihood),
     `evaluate` (metrics per query), `prediction_step` (refused), `log` (adds the iteration's figures),
     `create_scheduler` (the horizon depends on `inheritance`), `add_callback` (a balance comes with the constructor),
-    `train`, `_save_checkpoint` and `_load_optimizer_and_scheduler` (resuming), `_load_best_model` (tells the engine).
+    `train`, `_save_checkpoint` and `_load_optimizer_and_scheduler` (resuming), `_load_best_model` (tells the engine),
+    `create_model_card` (adds the run's figures).
 
     Raises:
         ConfigurationError: options that cannot work, before any weight is loaded.
@@ -381,6 +384,30 @@ class BSTaRTrainer(GRPOTrainer):
             folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             self.run_state.save(os.path.join(self._get_output_dir(trial=trial), folder))
         super()._save_checkpoint(model, trial)
+
+    def create_model_card(  # type: ignore[override]  # TRL's has fewer
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """The parent's draft in `output_dir/README.md`, and what this run was and found."""
+        super().create_model_card(model_name or os.path.basename(str(self.args.output_dir)), dataset_name, tags)
+        if not self.is_world_process_zero():
+            return
+        model: Any = self.model
+        base, rows = str(model.config._name_or_path), "a stream of rows"
+        if isinstance(self.train_dataset, Dataset):
+            rows = f"{len(self.train_dataset):,} rows"
+        base = os.path.basename(base.rstrip("/")) if os.path.isdir(base) else base or "a model made by the script"
+        run = describe_run(
+            base=base,
+            data=f"{dataset_name}, {rows}" if dataset_name else rows,
+            args=self.args,
+            plan=self.plan,
+            balance=self.balance,
+            scorer=self.scorer,
+            log_history=self.state.log_history,
+        )
+        path = Path(str(self.args.output_dir)) / "README.md"
+        path.write_text(complete_card(path.read_text(encoding="utf-8"), run, base), encoding="utf-8")
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

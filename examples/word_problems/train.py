@@ -1,0 +1,59 @@
+"""B-STaR on word problems, or on any rows with a question and an answer.
+
+    python examples/word_problems/train.py --model_name_or_path start --output_dir out
+
+Without `--data` on fresh problems of problems.py. The same command goes on where a killed run was. `out` holds the
+adapter, its model card and curves.png.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Dataset, load_dataset
+from problems import as_query, make_rows
+from transformers import ProgressCallback
+from trl import ModelConfig, TrlParser, get_peft_config
+
+from bstar_trl import BalanceCallback, BSTaRConfig, BSTaRTrainer, LiveTable
+from bstar_trl.reports import iteration_rows, plot_curves
+from bstar_trl.rewards import AnswerMatch
+
+
+@dataclass
+class DataArguments:  # a file's rows have `question` (or `prompt`) and `answer`
+    data: str | None = field(default=None, metadata={"help": "JSON lines to train on."})
+    eval_data: str | None = field(default=None, metadata={"help": "JSON lines for evaluation."})
+
+
+def as_dataset(path: str | None, fresh: list[dict[str, str]]) -> Dataset:
+    rows = load_dataset("json", data_files=path, split="train") if path else fresh
+    return Dataset.from_list([{"prompt": as_query(row), "answer": row["answer"]} for row in rows])
+
+
+def main() -> None:
+    parser = TrlParser((DataArguments, BSTaRConfig, ModelConfig))
+    parser.set_defaults(use_peft=True, lora_target_modules=["all-linear"], learning_rate=2e-4, bf16=True)
+    parser.set_defaults(num_generations=8, queries_per_iteration=200, iteration_steps=40, max_steps=200)
+    parser.set_defaults(per_device_train_batch_size=20, max_completion_length=64, report_to="none", save_steps=40)
+    parser.set_defaults(eval_strategy="steps", eval_steps=40, use_cpu=not torch.cuda.is_available())
+    data, args, model = parser.parse_args_and_config()
+    args.eval_on_start = not (resumes := any(Path(args.output_dir).glob("checkpoint-*/trainer_state.json")))
+    trainer = BSTaRTrainer(
+        model=model.model_name_or_path,
+        reward_funcs=AnswerMatch(),
+        args=args,
+        train_dataset=as_dataset(data.data, make_rows(2000, seed=1)),
+        eval_dataset=as_dataset(data.eval_data, make_rows(100, seed=1, held_out=True)),
+        peft_config=get_peft_config(model),
+        callbacks=[BalanceCallback(), LiveTable()],
+    )
+    trainer.remove_callback(ProgressCallback)  # its lines would interrupt the table
+    trainer.train(resume_from_checkpoint=resumes)
+    trainer.save_model()
+    trainer.create_model_card()
+    plot_curves({"B-STaR": iteration_rows(trainer.state.log_history)}, Path(args.output_dir) / "curves.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Curves of one or several runs, as a PNG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import MissingDependencyError
+
+COLORS = ("#1b6ca8", "#d1603d", "#6a8d3a", "#8b5fa8", "#8a8a8a", "#c9a227")
+MARKERS = "os^Dvx"  # so that curves can be told apart without colour
+COLUMNS = 3
+
+
+class Panel(NamedTuple):
+    """A small picture.
+
+    Args:
+        name: the figure's name in the rows.
+        title: what stands above it.
+        is_share: whether its axis goes from 0 to 1.
+    """
+
+    name: str
+    title: str
+    is_share: bool = False
+
+
+# Of a run's own log; those that it does not have are left out. The group is the name of a dataset; `K` stands for the
+# number of responses per query.
+PANELS = (
+    (r"eval_(?:(.+)_)?greedy_pass@1", "greedy: right", True),
+    (r"eval_(?!(?:.+_)?greedy_)(?:(.+)_)?pass@1", "sampled: pass@1", True),
+    (r"eval_(?:(.+)_)?pass@(?!1$)\d+", "sampled: pass@K", True),
+    (r"explore/pass@1", "training: pass@1", True),
+    (r"explore/pass@(?!1$)\d+", "training: pass@K", True),
+    (r"explore/distinct", "training: distinct responses", True),
+    (r"balance/temperature", "temperature", False),
+    (r"balance/threshold", "threshold", False),
+    (r"balance/score", "balance score", True),
+    (r"select/lucky_share", "lucky share, estimated", True),
+    (r"select/samples", "selected responses", False),
+    (r"explore/completions", "sampled responses", False),
+)
+
+
+def load_pyplot() -> Any:
+    """`matplotlib.pyplot` with a backend that needs no display.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the curves need matplotlib, which cannot be imported ({error}): pip install 'bstar-trl[report]'"
+        ) from error
+    return pyplot
+
+
+def panels_of(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Panel]:
+    """The panels that these runs have figures for: evaluations, exploration, the setting, selection."""
+    names = list(dict.fromkeys(name for rows in runs.values() for row in rows for name in row))
+    found = []
+    for pattern, title, is_share in PANELS:
+        for name in names:
+            if match := re.fullmatch(pattern, name):
+                dataset = f", {match[1]}" if match.re.groups and match[1] else ""
+                k = name.rpartition("@")[2]
+                found.append(Panel(name, title.replace("@K", f"@{k}") + dataset, is_share))
+    return found
+
+
+def plot_curves(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], path: str | Path, panels: Sequence[Panel] | None = None
+) -> None:
+    """Draw curves over the iterations, a panel for each figure and a line in it for each run.
+
+    Args:
+        runs (`Mapping[str, Sequence[dict]]`): rows of runs by their labels, as of `iteration_rows`; a run has a point
+            where its row holds the figure.
+        path (`str` or `Path`): the file to write.
+        panels (`Sequence[Panel]`, *optional*): what to draw. `None`: what the runs have.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        ValueError: there is nothing to draw.
+    """
+    pyplot = load_pyplot()
+    panels = panels_of(runs) if panels is None else panels
+    if not panels:
+        raise ValueError("there is nothing to draw: the runs have no iteration with figures")
+    columns = min(COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = pyplot.subplots(
+        lines, columns, figsize=(4 * columns, 3 * lines), squeeze=False, constrained_layout=True
+    )
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        for place, (label, rows) in enumerate(runs.items()):
+            points = [(row["iteration"], row[panel.name]) for row in rows if panel.name in row]
+            axis.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                marker=MARKERS[place % len(MARKERS)],
+                markersize=3.5,
+                linewidth=1.8,
+                color=COLORS[place % len(COLORS)],
+                label=label,
+            )
+        axis.set_title(panel.title, fontsize=11, loc="left")
+        axis.set_xlabel("iteration", fontsize=9)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        if panel.is_share:
+            axis.set_ylim(0, 1)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    if len(runs) > 1:
+        axes.flat[0].legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,110 @@
+"""The model card, and the table that a run prints: what they say is what was logged."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import has_digit, make_dataset, make_trainer
+from trl import GRPOConfig, GRPOTrainer
+
+from bstar_trl import BalanceCallback, LiveTable
+from bstar_trl.errors import ConfigurationError
+
+
+def length(completions, **kwargs):
+    return [len(text) / 100 for text in completions]
+
+
+def make(tmp_path, model_path, **changes):
+    settings = {
+        "reward_funcs": [has_digit, length],
+        "reward_weights": [1.0, 0.5],
+        "verifier": "has_digit",
+        "callbacks": [BalanceCallback([0.7, 1.1], num_queries=4), LiveTable()],
+        "num_generations": 6,
+        "queries_per_iteration": 8,
+        "per_device_train_batch_size": 8,
+        "iteration_steps": 3,
+        "max_steps": 6,
+        **changes,
+    }
+    return make_trainer(tmp_path / "my-run", model_path, **settings)
+
+
+def lines_of(markdown: str, title: str) -> list[list[str]]:
+    """The cells of the table below a title, without its rule."""
+    table = markdown.split(f"### {title}\n\n")[1].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in (table[0], *table[2:])]
+
+
+def test_what_was_logged_is_printed_and_stands_in_the_card(tmp_path, model_path, capsys):
+    trainer = make(
+        tmp_path,
+        model_path,
+        eval_dataset={"odd": make_dataset(4)},
+        eval_strategy="steps",
+        eval_steps=3,
+        eval_on_start=True,
+        logging_steps=1,
+    )
+    trainer.train()
+    printed = capsys.readouterr().out
+    trainer.create_model_card()
+    card = (tmp_path / "my-run" / "README.md").read_text()
+    log = trainer.state.log_history
+    ends = [line for line in log if line.get("loss") is not None and line["step"] in (3, 6)]
+    evaluated = [line for line in log if "eval_odd_pass@1" in line]
+    assert (len(ends), len(evaluated)) == (2, 3)
+
+    titles, *rows = lines_of(card, "Iterations")
+    names = {
+        "temperature": ("balance/temperature", 2),
+        "threshold": ("balance/threshold", 2),
+        "balance score": ("balance/score", 3),
+        "pass@1": ("explore/pass@1", 3),
+        "pass@6": ("explore/pass@6", 3),
+        "selected": ("select/samples", 0),
+        "sampled": ("explore/completions", 0),
+    }
+    assert [row[0] for row in rows] == ["1", "2"]
+    for title, (name, digits) in names.items():
+        assert [row[titles.index(title)] for row in rows] == [f"{line[name]:.{digits}f}" for line in ends]
+    titles, *rows = lines_of(card, "Evaluation")
+    assert titles == ["after iteration", "odd greedy", "odd pass@1", "odd pass@6"]
+    assert [row[0] for row in rows] == ["start", "1", "2"]
+    assert [row[3] for row in rows] == [f"{line['eval_odd_pass@6']:.3f}" for line in evaluated]
+
+    for text in (
+        "# Model Card for my-run",
+        "fine-tuned version of tiny-policy",
+        "- **Base**: tiny-policy",
+        "- **Data**: 17 rows",
+        "- **Rewards**: has_digit (weight 1, the verifier), length (weight 0.5)",
+        "- **Temperature**: chosen in every iteration among 0.7, 1.1",
+        "8 queries, at most 6 responses to each, 24 selected responses wanted (3 per query), 3 optimizer steps of 8",
+        "- bstar-trl: ",
+    ):
+        assert text in card
+    assert "None" not in card
+
+    table = [line for line in printed.splitlines() if line.split()[:1] in (["iteration"], ["start"], ["1"], ["2"])]
+    assert [line.split()[0] for line in table] == ["iteration", "start", "1", "2"]
+    assert [line.split()[-1] for line in table[1:]] == [f"{line['eval_odd_pass@6']:.3f}" for line in evaluated]
+    assert [line.split()[1] for line in table[2:]] == [f"{line['balance/temperature']:.2f}" for line in ends]
+
+
+def test_a_card_before_the_training_and_of_a_named_dataset(tmp_path, model_path):
+    trainer = make(tmp_path, model_path, callbacks=[BalanceCallback(0.7, thresholds=0.5)])
+    trainer.create_model_card(model_name="sums", dataset_name="someone/sums", tags="arithmetic")
+    card = (tmp_path / "my-run" / "README.md").read_text()
+    assert "- **Temperature**: always 0.7\n- **Threshold**: always 0.5" in card
+    assert "- **Data**: someone/sums, 17 rows" in card
+    assert "### Iterations\n\nNone was logged." in card
+    assert "### Evaluation" not in card
+    assert "- arithmetic" in card.split("---")[1]
+
+
+def test_the_table_is_for_this_trainer(tmp_path, model_path):
+    args = GRPOConfig(output_dir=str(tmp_path), report_to="none", bf16=False, num_generations=2, max_steps=1)
+    trainer = GRPOTrainer(model_path, has_digit, args, make_dataset(), callbacks=[LiveTable()])
+    with pytest.raises(ConfigurationError, match="BSTaRTrainer alone"):
+        trainer.train()
