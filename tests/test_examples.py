@@ -12,10 +12,16 @@ from pathlib import Path
 import pytest
 from conftest import DATA, read_rows
 from peft import PeftModel
-from policies import make_guesser, make_programmer
+from policies import make_guesser, make_programmer, make_text_tokenizer, teach
+from prms import make_token_classifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+SHORT = [
+    *["--bf16", "false", "--report_to", "none", "--num_generations", "8", "--queries_per_iteration", "20"],
+    *["--per_device_train_batch_size", "4", "--iteration_steps", "3", "--max_steps", "6", "--logging_steps", "1"],
+    *["--save_strategy", "steps", "--save_steps", "6", "--lora_target_modules", "all-linear", "--use_cpu"],
+]
 
 
 @pytest.mark.slow
@@ -114,3 +120,65 @@ def test_code_learns_from_unit_tests(tmp_path):
         assert row.reason.startswith("passed" if right else ("exception", "wrong answer"))
     assert table[table.selected].UnitTests.min() == 1.0
     assert (output_dir / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_arc_learns_from_labels_and_sees_the_luck(tmp_path):
+    rows = [row for row in read_rows(DATA / "arc_challenge_train.jsonl") if row["choices"]["label"] == list("ABCD")][
+        :30
+    ]
+    data = tmp_path / "rows.jsonl"
+    # As the Hub's data set has them.
+    hub = [
+        {"question": row["prompt"].split("\nA. ")[0], "choices": row["choices"], "answerKey": row["answer"]}
+        for row in rows
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in hub))
+    model_path, output_dir = str(tmp_path / "guesser"), tmp_path / "out"
+    teach(
+        model_path,
+        make_text_tokenizer([row["prompt"] for row in rows]),
+        [row["prompt"] for row in rows],
+        [f"\n{word} #### {label}" for word in ("So", "Or", "As", "If") for label in "ABCD"],
+    )
+    words = ["--model_name_or_path", model_path, "--dataset_name", str(data), "--output_dir", str(output_dir), *SHORT]
+    state = run_example("arc.py", [*words, "--max_completion_length", "16"], output_dir)
+    lines = [line for line in state["log_history"] if "loss" in line]
+    assert {line["balance/chance"] for line in lines} == {0.25}
+    assert lines[0]["select/lucky_share"] > 0.5  # a guesser's right labels are luck
+    assert "MultipleChoice (weight 1, the verifier)" in (output_dir / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", [False, True])
+def test_answer_and_prm_balance_a_threshold(tmp_path, paper):
+    rows = [row for row in read_rows(DATA / "gsm8k_train.jsonl") if re.fullmatch("[1-9]", row["answer"])]
+    data = tmp_path / "rows.jsonl"
+    # As MATH on the Hub: the answer stands in the solution.
+    hub = [{"problem": row["prompt"], "solution": row["solution"]} for row in rows]
+    data.write_text("".join(json.dumps(row) + "\n" for row in hub))
+    model_path, output_dir = str(tmp_path / "guesser"), tmp_path / "out"
+    make_guesser(model_path, [row["prompt"] for row in rows])
+    prm_path = make_token_classifier(tmp_path / "prm")
+    words = ["--model_name_or_path", model_path, "--dataset_name", str(data), "--output_dir", str(output_dir), *SHORT]
+    words += ["--prm", prm_path, "--max_completion_length", "16", *(["--paper"] if paper else [])]
+    state = run_example("answer_and_prm.py", words, output_dir)
+    lines = [line for line in state["log_history"] if "loss" in line]
+    assert {"rewards/AnswerMatch/mean", "rewards/ProcessReward/mean"} <= lines[0].keys()
+    assert 0 < lines[0]["rewards/AnswerMatch/mean"] < 1
+    in_tenths = [abs(10 * line["balance/threshold"] - round(10 * line["balance/threshold"])) < 1e-6 for line in lines]
+    assert all(in_tenths) is paper
+
+
+def run_example(script: str, words: list[str], output_dir: Path) -> dict:
+    """The trainer's state after six steps, two iterations."""
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *words],
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert (output_dir / "adapter_model.safetensors").exists()
+    return json.loads((output_dir / "checkpoint-6" / "trainer_state.json").read_text())
