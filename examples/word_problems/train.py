@@ -2,8 +2,7 @@
 
     python examples/word_problems/train.py --model_name_or_path start --output_dir out
 
-Without `--data` on fresh problems of problems.py. The same command goes on where a killed run was. `out` holds the
-adapter, its model card and curves.png.
+Without `--data` on fresh problems. Goes on where a killed run was. `out` holds adapter, model card and curves.png.
 """
 
 from dataclasses import dataclass, field
@@ -34,9 +33,10 @@ def as_dataset(path: str | None, fresh: list[dict[str, str]]) -> Dataset:
 def main() -> None:
     parser = TrlParser((DataArguments, BSTaRConfig, ModelConfig))
     parser.set_defaults(use_peft=True, lora_target_modules=["all-linear"], learning_rate=2e-4, bf16=True)
-    parser.set_defaults(num_generations=8, queries_per_iteration=200, iteration_steps=40, max_steps=200)
-    parser.set_defaults(per_device_train_batch_size=20, max_completion_length=64, report_to="none", save_steps=40)
-    parser.set_defaults(eval_strategy="steps", eval_steps=40, use_cpu=not torch.cuda.is_available())
+    parser.set_defaults(use_cpu=not torch.cuda.is_available())
+    parser.set_defaults(num_generations=8, queries_per_iteration=150, balance_target=2.0, iteration_steps=20)
+    parser.set_defaults(max_steps=100, per_device_train_batch_size=15, max_completion_length=64, report_to="none")
+    parser.set_defaults(eval_strategy="steps", eval_steps=20, num_generations_eval=4, save_steps=20)
     data, args, model = parser.parse_args_and_config()
     args.eval_on_start = not (resumes := any(Path(args.output_dir).glob("checkpoint-*/trainer_state.json")))
     trainer = BSTaRTrainer(
@@ -44,7 +44,7 @@ def main() -> None:
         reward_funcs=AnswerMatch(),
         args=args,
         train_dataset=as_dataset(data.data, make_rows(2000, seed=1)),
-        eval_dataset=as_dataset(data.eval_data, make_rows(100, seed=1, held_out=True)),
+        eval_dataset=as_dataset(data.eval_data, make_rows(50, seed=1, held_out=True)),
         peft_config=get_peft_config(model),
         callbacks=[BalanceCallback(), LiveTable()],
     )
