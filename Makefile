@@ -20,7 +20,7 @@ demo: $(VENV)/.demo  ## environment, install, and B-STaR on the testbed (about 5
 # Each step leaves what is there alone, so the same command goes on where it was. REAL=... passes arguments to train.py.
 real: $(VENV)/.real  ## a real language model learns word problems by its own samples, into real-out/ (about an hour)
 	$(BIN)/python examples/word_problems/get_model.py --output_dir real-out/model
-	test -e real-out/start/config.json || $(BIN)/python examples/word_problems/sft.py --model_name_or_path real-out/model --output_dir real-out/start
+	test -e real-out/start/training_args.bin || $(BIN)/python examples/word_problems/sft.py --model_name_or_path real-out/model --output_dir real-out/start
 	$(BIN)/python examples/word_problems/train.py --model_name_or_path real-out/start --output_dir real-out/bstar $(REAL)
 
 test: $(VENV)/.dev  ## environment, install, and all tests but the soak

@@ -1,6 +1,6 @@
 """The paper's main setting for mathematics: the answer and a process reward model, temperature and threshold balanced.
 
-    python examples/answer_and_prm.py --model_name_or_path mistralai/Mistral-7B-v0.1 --output_dir out --use_vllm
+    python examples/answer_and_prm.py --model_name_or_path Qwen/Qwen2.5-Math-1.5B-Instruct --output_dir out --use_vllm
 
 `--dataset_name` takes a data set of the Hub or a JSON-lines file; the columns are `problem` (or `question`, or
 `prompt`) and `answer` or `solution`. `--prm` takes any of the families that `ProcessReward` reads. The paper samples
@@ -9,6 +9,7 @@ thresholds on queries that are sampled for the search alone. Every argument of T
 is on.
 """
 
+import sys
 from dataclasses import dataclass, field
 
 from datasets import load_dataset
@@ -42,7 +43,10 @@ def main() -> None:
         dataset = load_dataset("json", data_files=script.dataset_name, split="train")
     else:
         dataset = load_dataset(script.dataset_name, script.dataset_config, split=script.dataset_train_split)
-    question = next(name for name in ("prompt", "problem", "question") if name in dataset.column_names)
+    names = [name for name in ("prompt", "problem", "question") if name in dataset.column_names]
+    if not names:
+        sys.exit(f"the data needs a column prompt, problem or question; it has {', '.join(dataset.column_names)}")
+    question = names[0]
     dataset = dataset.rename_column(question, "prompt") if question != "prompt" else dataset
     if AutoTokenizer.from_pretrained(model.model_name_or_path).chat_template:
         dataset = dataset.map(
@@ -50,6 +54,12 @@ def main() -> None:
                 "prompt": [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": row["prompt"]}]
             }
         )
+    loading = {
+        "dtype": model.dtype,
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+    }
+    args.model_init_kwargs = loading | (args.model_init_kwargs or {})
     gold = "answer" if "answer" in dataset.column_names else "solution"
     trainer = BSTaRTrainer(
         model=model.model_name_or_path,

@@ -9,6 +9,8 @@ the threshold is fixed, because the label alone decides. Every argument of TRL's
 is on.
 """
 
+import sys
+
 from datasets import load_dataset
 from transformers import AutoTokenizer
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
@@ -42,9 +44,17 @@ def main() -> None:
         dataset = load_dataset("json", data_files=script.dataset_name, split="train")
     else:
         dataset = load_dataset(script.dataset_name, script.dataset_config, split=script.dataset_train_split)
+    if missing := {"question", "choices"} - set(dataset.column_names):
+        sys.exit(f"the data needs the columns {', '.join(missing)}; it has {', '.join(dataset.column_names)}")
     dataset = dataset.map(to_row)
     if AutoTokenizer.from_pretrained(model.model_name_or_path).chat_template:
         dataset = dataset.map(to_messages)
+    loading = {
+        "dtype": model.dtype,
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+    }
+    args.model_init_kwargs = loading | (args.model_init_kwargs or {})
     trainer = BSTaRTrainer(
         model=model.model_name_or_path,
         reward_funcs=MultipleChoice(),

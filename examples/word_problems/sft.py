@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from datasets import Dataset, load_dataset
-from problems import as_query, make_rows
+from problems import as_query, column, make_rows
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     else:
         dataset = Dataset.from_list(make_rows(data.number, seed=args.seed))
     dataset = dataset.map(
-        lambda row: {"prompt": as_query(row), "completion": row["solution"]},
+        lambda row: {"prompt": as_query(row), "completion": column(row, "solution")},
         remove_columns=dataset.column_names,
     )
     args.model_init_kwargs = {"dtype": model.dtype} | (args.model_init_kwargs or {})

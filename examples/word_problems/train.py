@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, load_dataset
-from problems import as_query, make_rows
+from problems import as_query, column, make_rows
 from transformers import ProgressCallback
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from bstar_trl import BalanceCallback, BSTaRConfig, BSTaRTrainer, LiveTable
-from bstar_trl.reports import iteration_rows, plot_curves
 from bstar_trl.rewards import AnswerMatch
 
 
@@ -27,7 +26,7 @@ class DataArguments:  # a file's rows have `question` (or `prompt`) and `answer`
 
 def as_dataset(path: str | None, fresh: list[dict[str, str]]) -> Dataset:
     rows = load_dataset("json", data_files=path, split="train") if path else fresh
-    return Dataset.from_list([{"prompt": as_query(row), "answer": row["answer"]} for row in rows])
+    return Dataset.from_list([{"prompt": as_query(row), "answer": column(row, "answer")} for row in rows])
 
 
 def main() -> None:
@@ -38,7 +37,8 @@ def main() -> None:
     parser.set_defaults(max_steps=100, per_device_train_batch_size=15, max_completion_length=64, report_to="none")
     parser.set_defaults(eval_strategy="steps", eval_steps=20, num_generations_eval=4, save_steps=20)
     data, args, model = parser.parse_args_and_config()
-    args.eval_on_start = not (resumes := any(Path(args.output_dir).glob("checkpoint-*/trainer_state.json")))
+    resume = args.resume_from_checkpoint or any(Path(args.output_dir).glob("checkpoint-*/trainer_state.json"))
+    args.eval_on_start = args.eval_strategy != "no" and not resume
     trainer = BSTaRTrainer(
         model=model.model_name_or_path,
         reward_funcs=AnswerMatch(),
@@ -46,13 +46,12 @@ def main() -> None:
         train_dataset=as_dataset(data.data, make_rows(2000, seed=1)),
         eval_dataset=as_dataset(data.eval_data, make_rows(50, seed=1, held_out=True)),
         peft_config=get_peft_config(model),
-        callbacks=[BalanceCallback(), LiveTable()],
+        callbacks=[BalanceCallback(), LiveTable(curves=f"{args.output_dir}/curves.png")],
     )
     trainer.remove_callback(ProgressCallback)  # its lines would interrupt the table
-    trainer.train(resume_from_checkpoint=resumes)
+    trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     trainer.create_model_card()
-    plot_curves({"B-STaR": iteration_rows(trainer.state.log_history)}, Path(args.output_dir) / "curves.png")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 
 from bstar_trl.reports import iteration_rows, plot_curves
 from bstar_trl.reports.columns import evaluation_columns, iteration_columns
-from bstar_trl.reports.curves import panels_of
+from bstar_trl.reports.curves import load_pyplot, panels_of
 
 TRAINING = {"explore/pass@1": 0.5, "explore/pass@4": 0.75, "balance/temperature": 0.7, "select/samples": 12.0}
 LOG = [
@@ -39,26 +39,36 @@ def test_columns_are_those_that_were_logged():
 
 def test_several_evaluation_datasets():
     line = {"step": 0}
-    for name in ("easy", "very_hard"):
+    for name in ("easy", "greedy"):
         line |= {f"eval_{name}_greedy_pass@1": 0.1, f"eval_{name}_pass@1": 0.2, f"eval_{name}_pass@8": 0.3}
     rows = iteration_rows([line])
-    titles = [column.title for column in evaluation_columns(rows)]
-    assert titles == [
-        f"{name} {figure}" for name in ("easy", "very_hard") for figure in ("greedy", "pass@1", "pass@8")
-    ]
-    assert [panel.title for panel in panels_of({"run": rows})] == [
-        "greedy: right, easy",
-        "greedy: right, very_hard",
-        "sampled: pass@1, easy",
-        "sampled: pass@1, very_hard",
-        "sampled: pass@8, easy",
-        "sampled: pass@8, very_hard",
-    ]
+    columns = evaluation_columns(rows)
+    titles = [f"{name} {figure}" for name in ("easy", "greedy") for figure in ("greedy", "pass@1", "pass@8")]
+    assert [column.title for column in columns] == titles
+    assert [column.cell(rows[0]) for column in columns] == ["0.100", "0.200", "0.300"] * 2
+    assert [panel.title for panel in panels_of({"run": rows})] == titles
 
 
-def test_curves_of_runs_of_different_lengths(tmp_path):
+def test_curves_go_through_the_figures_of_their_runs(tmp_path, monkeypatch):
+    pyplot = load_pyplot()
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
     rows = iteration_rows(LOG)
     plot_curves({"one": rows, "other": rows[:2]}, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = drawn
+    axes = {axis.get_title(loc="left"): axis for axis in figure.axes if axis.get_visible()}
+    assert list(axes) == [
+        *("eval greedy", "eval pass@1", "eval pass@4"),
+        *("training queries: pass@1", "training queries: pass@4", "temperature", "selected responses"),
+    ]
+    for title, points in {
+        "eval greedy": ([[0, 0.1], [1, 0.4]], [[0, 0.1], [1, 0.4]]),
+        "temperature": ([[1, 0.7], [2, 0.9]], [[1, 0.7]]),
+    }.items():
+        assert tuple(line.get_xydata().tolist() for line in axes[title].lines) == points
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["one", "other"]
+    monkeypatch.undo()
+    pyplot.close(figure)
     with pytest.raises(ValueError, match="nothing to draw"):
         plot_curves({"one": []}, tmp_path / "none.png")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import has_digit, make_dataset, make_trainer
+from conftest import has_digit, make_chat_dataset, make_dataset, make_trainer
+from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer
 
 from bstar_trl import BalanceCallback, LiveTable
@@ -14,7 +15,7 @@ def length(completions, **kwargs):
     return [len(text) / 100 for text in completions]
 
 
-def make(tmp_path, model_path, **changes):
+def make(folder, model_path, **changes):
     settings = {
         "reward_funcs": [has_digit, length],
         "reward_weights": [1.0, 0.5],
@@ -27,7 +28,7 @@ def make(tmp_path, model_path, **changes):
         "max_steps": 6,
         **changes,
     }
-    return make_trainer(tmp_path / "my-run", model_path, **settings)
+    return make_trainer(folder, model_path, **settings)
 
 
 def lines_of(markdown: str, title: str) -> list[list[str]]:
@@ -38,13 +39,15 @@ def lines_of(markdown: str, title: str) -> list[list[str]]:
 
 def test_what_was_logged_is_printed_and_stands_in_the_card(tmp_path, model_path, capsys):
     trainer = make(
-        tmp_path,
+        tmp_path / "my-run",
         model_path,
+        callbacks=[BalanceCallback([0.7, 1.1], num_queries=4), LiveTable(curves=tmp_path / "curves.png")],
         eval_dataset={"odd": make_dataset(4)},
         eval_strategy="steps",
         eval_steps=3,
         eval_on_start=True,
         logging_steps=1,
+        peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
     )
     trainer.train()
     printed = capsys.readouterr().out
@@ -77,7 +80,9 @@ def test_what_was_logged_is_printed_and_stands_in_the_card(tmp_path, model_path,
         "# Model Card for my-run",
         "fine-tuned version of tiny-policy",
         "- **Base**: tiny-policy",
+        "- **Trained**: an adapter (LORA of rank 4)",
         "- **Data**: 17 rows",
+        "- **Prompts**: plain text",
         "- **Rewards**: has_digit (weight 1, the verifier), length (weight 0.5)",
         "- **Temperature**: chosen in every iteration among 0.7, 1.1",
         "8 queries, at most 6 responses to each, 24 selected responses wanted (3 per query), 3 optimizer steps of 8",
@@ -87,20 +92,54 @@ def test_what_was_logged_is_printed_and_stands_in_the_card(tmp_path, model_path,
     assert "None" not in card
 
     table = [line for line in printed.splitlines() if line.split()[:1] in (["iteration"], ["start"], ["1"], ["2"])]
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
     assert [line.split()[0] for line in table] == ["iteration", "start", "1", "2"]
     assert [line.split()[-1] for line in table[1:]] == [f"{line['eval_odd_pass@6']:.3f}" for line in evaluated]
     assert [line.split()[1] for line in table[2:]] == [f"{line['balance/temperature']:.2f}" for line in ends]
 
 
+def test_every_training_has_a_table_of_its_own(tmp_path, model_path, capsys):
+    """The class in place of an instance, a table that comes later, and a second training."""
+    for later in (False, True):
+        trainer = make(tmp_path, model_path, callbacks=[] if later else [LiveTable], max_steps=3)
+        if later:
+            trainer.add_callback(LiveTable())
+        for _ in range(2):
+            trainer.train()
+            lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()]
+            assert [line[0] for line in lines if line[0] in ("iteration", "1")] == ["iteration", "1"]
+
+
 def test_a_card_before_the_training_and_of_a_named_dataset(tmp_path, model_path):
-    trainer = make(tmp_path, model_path, callbacks=[BalanceCallback(0.7, thresholds=0.5)])
+    trainer = make(tmp_path / "my-run", model_path, callbacks=[BalanceCallback(0.7, thresholds=0.5)])
     trainer.create_model_card(model_name="sums", dataset_name="someone/sums", tags="arithmetic")
     card = (tmp_path / "my-run" / "README.md").read_text()
     assert "- **Temperature**: always 0.7\n- **Threshold**: always 0.5" in card
     assert "- **Data**: someone/sums, 17 rows" in card
+    assert "- **Trained**: all weights" in card
     assert "### Iterations\n\nNone was logged." in card
     assert "### Evaluation" not in card
     assert "- arithmetic" in card.split("---")[1]
+
+
+def test_names_of_folders_and_datasets_do_not_break_the_card(tmp_path, model_path):
+    chats = make_chat_dataset()
+    trainer = make(
+        f"{tmp_path}/out/",
+        model_path,
+        callbacks=[BalanceCallback(0.7)],
+        train_dataset=chats,
+        eval_dataset={"a|b": chats.select(range(3))},
+        eval_strategy="steps",
+        eval_steps=3,
+        max_steps=3,
+    )
+    trainer.train()
+    trainer.create_model_card()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# Model Card for out\n" in card
+    assert "- **Prompts**: conversations" in card
+    assert r"| after iteration | a\|b greedy | a\|b pass@1 | a\|b pass@6 |" in card
 
 
 def test_the_table_is_for_this_trainer(tmp_path, model_path):

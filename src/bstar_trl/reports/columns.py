@@ -57,17 +57,13 @@ def iteration_columns(rows: Sequence[Mapping[str, float]]) -> list[Column]:
 
 def evaluation_columns(rows: Sequence[Mapping[str, float]]) -> list[Column]:
     """Greedy and sampled right answers of each dataset that these rows have an evaluation of."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
     found = []
     for prefix in dict.fromkeys(prefix for row in rows for prefix in evaluations(row)):
-        label = prefix.removeprefix("eval").removeprefix("_")
-        names = dict.fromkeys(
-            name
-            for row in rows
-            for name in row
-            if re.fullmatch(re.escape(prefix) + r"_(greedy_pass@1|pass@\d+)", name)
-        )
+        label = prefix.removeprefix("eval_")
+        found.append(Column(f"{prefix}_greedy_pass@1", f"{label} greedy", f"{label} greedy"))
         for name in names:
-            figure = name.removeprefix(f"{prefix}_").replace("greedy_pass@1", "greedy")
-            title = f"{label} {figure}" if label else f"eval {figure}"
-            found.append(Column(name, title, title))
+            if re.fullmatch(re.escape(prefix) + r"_pass@\d+", name):
+                title = f"{label} {name.removeprefix(prefix + '_')}"
+                found.append(Column(name, title, title))
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import MissingDependencyError
+from .columns import evaluation_columns
 
 COLORS = ("#1b6ca8", "#d1603d", "#6a8d3a", "#8b5fa8", "#8a8a8a", "#c9a227")
 MARKERS = "os^Dvx"  # so that curves can be told apart without colour
@@ -28,21 +29,17 @@ class Panel(NamedTuple):
     is_share: bool = False
 
 
-# Of a run's own log; those that it does not have are left out. The group is the name of a dataset; `K` stands for the
-# number of responses per query.
+# What a run logs besides its evaluations, at the temperature of each iteration.
 PANELS = (
-    (r"eval_(?:(.+)_)?greedy_pass@1", "greedy: right", True),
-    (r"eval_(?!(?:.+_)?greedy_)(?:(.+)_)?pass@1", "sampled: pass@1", True),
-    (r"eval_(?:(.+)_)?pass@(?!1$)\d+", "sampled: pass@K", True),
-    (r"explore/pass@1", "training: pass@1", True),
-    (r"explore/pass@(?!1$)\d+", "training: pass@K", True),
-    (r"explore/distinct", "training: distinct responses", True),
-    (r"balance/temperature", "temperature", False),
-    (r"balance/threshold", "threshold", False),
-    (r"balance/score", "balance score", True),
-    (r"select/lucky_share", "lucky share, estimated", True),
-    (r"select/samples", "selected responses", False),
-    (r"explore/completions", "sampled responses", False),
+    Panel("explore/pass@1", "training queries: pass@1", is_share=True),
+    Panel("explore/pass@K", "training queries: pass@K", is_share=True),
+    Panel("explore/distinct", "training queries: distinct responses", is_share=True),
+    Panel("balance/temperature", "temperature"),
+    Panel("balance/threshold", "threshold"),
+    Panel("balance/score", "balance score", is_share=True),
+    Panel("select/lucky_share", "lucky share, estimated", is_share=True),
+    Panel("select/samples", "selected responses"),
+    Panel("explore/completions", "sampled responses"),
 )
 
 
@@ -66,14 +63,14 @@ def load_pyplot() -> Any:
 
 def panels_of(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Panel]:
     """The panels that these runs have figures for: evaluations, exploration, the setting, selection."""
-    names = list(dict.fromkeys(name for rows in runs.values() for row in rows for name in row))
-    found = []
-    for pattern, title, is_share in PANELS:
-        for name in names:
-            if match := re.fullmatch(pattern, name):
-                dataset = f", {match[1]}" if match.re.groups and match[1] else ""
-                k = name.rpartition("@")[2]
-                found.append(Panel(name, title.replace("@K", f"@{k}") + dataset, is_share))
+    rows = [row for rows in runs.values() for row in rows]
+    found = [Panel(column.name, column.title, is_share=True) for column in evaluation_columns(rows)]
+    names = {name for row in rows for name in row}
+    for panel in PANELS:
+        pattern = re.escape(panel.name).replace("@K", r"@(?!1$)(\d+)")
+        for match in filter(None, (re.fullmatch(pattern, name) for name in sorted(names))):
+            k = match[1] if match.re.groups else "K"
+            found.append(Panel(match[0], panel.title.replace("@K", f"@{k}"), panel.is_share))
     return found
 
 

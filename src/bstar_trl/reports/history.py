@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,6 @@ def iteration_rows(log_history: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def evaluations(row: Mapping[str, float]) -> list[str]:
-    """The datasets that a row has an evaluation of: `"eval"`, or `"eval_<name>"` for each of several."""
-    ending = "_pass@1"
-    names = [name.removesuffix("_greedy" + ending) for name in row if name.endswith("_greedy" + ending)]
-    return [name for name in names if name.startswith("eval")]
+    """The datasets that a row has evaluations of, as its keys begin: `eval`, or `eval_<name>` for each of several."""
+    prefixes = [match[1] for name in row if (match := re.fullmatch(r"(eval(?:_.+)?)_greedy_pass@1", name))]
+    return [prefix for prefix in prefixes if f"{prefix}_pass@1" in row]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -10,6 +11,7 @@ from transformers import TrainerCallback
 
 from ..errors import ConfigurationError
 from .columns import COLUMNS, Column, evaluation_columns
+from .curves import load_pyplot, plot_curves
 from .history import iteration_rows
 
 NARROWEST = 8  # characters of a cell
@@ -22,11 +24,18 @@ class LiveTable(TrainerCallback):
     The table of a resumed run begins with the lines of its checkpoint. `trainer.remove_callback(ProgressCallback)`
     keeps the trainer from printing its own log between them.
 
+    Args:
+        curves (`str` or `Path`, *optional*): a PNG with the run's curves, written anew after every iteration.
+
     Raises:
         ConfigurationError: at the training's begin, with another trainer than `BSTaRTrainer`.
+        MissingDependencyError: curves are wanted, and matplotlib is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, curves: str | Path | None = None) -> None:
+        if curves is not None:
+            load_pyplot()  # a missing one is found now, not after the first iteration
+        self.curves = curves
         self._num_steps = 0  # `setup` says how many
         self._columns: list[Column] = []
         self._printed = -1  # the last iteration in the table
@@ -41,7 +50,7 @@ class LiveTable(TrainerCallback):
         """A new table."""
         if not self._num_steps:
             raise ConfigurationError(
-                "LiveTable works with BSTaRTrainer alone, as an instance: callbacks=[LiveTable()]"
+                "LiveTable works with BSTaRTrainer alone: replace this trainer by it, or leave the table out"
             )
         self._printed, self._titles = -1, []
 
@@ -55,9 +64,9 @@ class LiveTable(TrainerCallback):
         self._print(state)
 
     def _print(self, state: Any) -> None:
-        if not state.is_world_process_zero:
-            return
         rows = iteration_rows(state.log_history)
+        if not state.is_world_process_zero or not rows:
+            return
         columns = [*self._columns, *evaluation_columns(rows)]
         titles = [column.short for column in columns]
         for row in rows:
@@ -69,6 +78,10 @@ class LiveTable(TrainerCallback):
             number = "start" if row["iteration"] == 0 else f"{row['iteration']:.0f}"
             tqdm.write(self._line(number, [column.cell(row) for column in columns]))
             self._printed = int(row["iteration"])
+
+        if self.curves is not None:
+            Path(self.curves).parent.mkdir(parents=True, exist_ok=True)
+            plot_curves({"this run": rows}, self.curves)
 
     def _line(self, first: str, cells: Sequence[str]) -> str:
         widths = [max(NARROWEST, len(title)) for title in self._titles]

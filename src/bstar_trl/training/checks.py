@@ -19,7 +19,6 @@ from trl import GRPOConfig
 from ..callback import BalanceCallback
 from ..config import BSTaRConfig, IterationPlan, as_bstar_config
 from ..errors import ConfigurationError, DatasetError, DatasetTypeError, UnsupportedOptionError
-from ..reports.table import LiveTable
 from ..rewards.base import RewardFn
 from ..rollouts.chance import chance_told
 from ..rollouts.judging import COLUMN, Verifiers
@@ -78,9 +77,6 @@ def prepare(
         in_rounds=not verifiers.are_relative,
         ranked=len(functions) > len(verifiers.indices),
     )
-    for callback in callbacks:
-        if isinstance(callback, LiveTable):
-            callback.setup(plan.num_steps, args.num_generations)
     return Prepared(args, functions, verifiers, balance, callbacks, plan)
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+from datasets import Dataset
+from trl.data_utils import is_conversational
 
 from ..callback import BalanceCallback
 from ..config import BSTaRConfig, IterationPlan
@@ -15,82 +20,117 @@ from ..rollouts.scoring import Scorer
 OWN_PACKAGES = ("bstar-trl", "peft")  # TRL's draft names the others
 
 
-def complete_card(draft: str, run: str, base: str) -> str:
-    """TRL's draft with a description of the run.
-
-    TRL takes a base model that lies in a folder for none and writes "None" for it, and for a model without a name on
-    the Hub; both are put right here.
+@dataclass(frozen=True)
+class Run:
+    """What a card tells of.
 
     Args:
-        draft (`str`): the card as TRL wrote it.
-        run (`str`): as of [`describe_run`].
+        folder (`str`): name of the folder that holds the model.
         base (`str`): name of the model that the run began with.
-    """
-    versions = "".join(f"- {name}: {version(name)}\n" for name in OWN_PACKAGES)
-    changes = {
-        "[None](https://huggingface.co/None)": base,
-        'model="None"': 'model="path/to/this/folder"',
-        "### Framework versions\n\n": f"{run}\n### Framework versions\n\n{versions}",
-    }
-    for old, new in changes.items():
-        draft = draft.replace(old, new)
-    return draft if run in draft else f"{draft}\n{run}"
-
-
-def describe_run(
-    *,
-    base: str,
-    data: str,
-    args: BSTaRConfig,
-    plan: IterationPlan,
-    balance: BalanceCallback,
-    scorer: Scorer,
-    log_history: Sequence[Mapping[str, Any]],
-) -> str:
-    """What it was and what it found, as sections in Markdown.
-
-    Args:
-        base (`str`): name of the model that the run began with.
+        adapters (`Mapping[str, PeftConfig]`): what was trained beside frozen weights; empty: all weights.
         data (`str`): what it was trained on.
+        in_messages (`bool`): whether the prompts are conversations.
         args, plan, balance, scorer: the trainer's.
         log_history (`Sequence[dict]`): `trainer.state.log_history`.
     """
-    rows = iteration_rows(log_history)
+
+    folder: str
+    base: str
+    adapters: Mapping[str, Any]
+    data: str
+    in_messages: bool
+    args: BSTaRConfig
+    plan: IterationPlan
+    balance: BalanceCallback
+    scorer: Scorer
+    log_history: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, trainer: Any, dataset_name: str | None) -> Run:
+        """A `BSTaRTrainer`'s.
+
+        Args:
+            trainer (`BSTaRTrainer`): as it is after, or in the middle of, the training.
+            dataset_name (`str`, *optional*): of its training dataset.
+        """
+        base, dataset = str(trainer.model.config._name_or_path), trainer.train_dataset
+        rows = f"{len(dataset):,} rows" if isinstance(dataset, Dataset) else "a stream of rows"
+        return cls(
+            folder=Path(trainer.args.output_dir).name,
+            base=Path(base).name if Path(base).is_dir() else base or "a model made by the script",
+            adapters=getattr(trainer.model, "peft_config", {}),
+            data=f"{dataset_name}, {rows}" if dataset_name else rows,
+            in_messages=is_conversational(next(iter(dataset))),
+            args=trainer.args,
+            plan=trainer.plan,
+            balance=trainer.balance,
+            scorer=trainer.scorer,
+            log_history=trainer.state.log_history,
+        )
+
+
+def complete_card(draft: str, run: Run) -> str:
+    """TRL's draft with what the run was and what it found.
+
+    TRL takes a base model that lies in a folder for none and writes "None" for it, and for a model without a name on
+    the Hub; both are put right here.
+    """
+    described = describe_run(run)
+    versions = "".join(f"- {name}: {version(name)}\n" for name in OWN_PACKAGES)
+    changes = {
+        "[None](https://huggingface.co/None)": run.base,
+        'model="None"': f'model="{run.folder}"',
+        "### Framework versions\n\n": f"{described}\n### Framework versions\n\n{versions}",
+    }
+    for old, new in changes.items():
+        draft = draft.replace(old, new)
+    return draft if described in draft else f"{draft}\n{described}"
+
+
+def describe_run(run: Run) -> str:
+    """What it was and what it found, as sections in Markdown."""
+    rows = iteration_rows(run.log_history)
     parts = [
         "### The run",
-        _facts(base, data, args, plan, balance, scorer),
+        "\n".join(f"- **{name}**: {text}" for name, text in _facts(run).items()),
         "### Iterations",
         _figures("iteration", rows, iteration_columns(rows)),
     ]
     if columns := evaluation_columns(rows):
+        args = run.args
         sampled = f"Sampled at temperature {args.temperature:g}, {args.num_eval_generations} responses a query."
         parts += ["### Evaluation", _figures("after iteration", rows, columns), sampled]
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(
-    base: str, data: str, args: BSTaRConfig, plan: IterationPlan, balance: BalanceCallback, scorer: Scorer
-) -> str:
+def _facts(run: Run) -> dict[str, str]:
+    args, plan, scorer = run.args, run.plan, run.scorer
     judges = {scorer.names[index] for index in scorer.verifiers.indices}
     rewards = ", ".join(
         f"{name} (weight {weight:g}{', the verifier' if name in judges else ''})"
         for name, weight in zip(scorer.names, scorer.weights_F.tolist(), strict=True)
     )
-    facts = {
+    return {
         "Method": "[B-STaR](https://huggingface.co/papers/2412.17256): rejection-sampling fine-tuning on the model's "
         "own responses, with a balance between exploration and exploitation",
-        "Base": base,
-        "Data": data,
+        "Base": run.base,
+        "Trained": ", ".join(map(_adapter, run.adapters.values())) or "all weights",
+        "Data": run.data,
+        "Prompts": "conversations, by the tokenizer's chat template" if run.in_messages else "plain text",
         "Rewards": rewards,
-        "Temperature": _candidates(balance.temperatures),
-        "Threshold": _candidates(balance.thresholds),
+        "Temperature": _candidates(run.balance.temperatures),
+        "Threshold": _candidates(run.balance.thresholds),
         "Iteration": f"{plan.num_queries:,} queries, at most {args.num_generations} responses to each, "
         f"{plan.num_samples:,} selected responses wanted ({plan.target:g} per query), {plan.num_steps:,} optimizer "
         f"steps of {plan.batch_size:,}",
         "Optimizer": f"learning rate {args.learning_rate:g} ({_plain(args.lr_scheduler_type)}), "
         f"{_plain(args.optim)}, inheritance {args.inheritance}, seed {args.seed}",
     }
-    return "\n".join(f"- **{name}**: {text}" for name, text in facts.items())
+
+
+def _adapter(config: Any) -> str:
+    rank = f" of rank {config.r}" if getattr(config, "r", None) else ""
+    return f"an adapter ({_plain(config.peft_type)}{rank})"
 
 
 def _candidates(values: Sequence[float] | None) -> str:
@@ -117,5 +157,5 @@ def _figures(first: str, rows: Sequence[Row], columns: Sequence[Column]) -> str:
 def _table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     if not lines:
         return "None was logged."
-    rule = ["---"] * len(titles)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (titles, rule, *lines))
+    rows = (titles, ["---"] * len(titles), *lines)
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |" for cells in rows)

@@ -20,6 +20,7 @@ from trl import GRPOTrainer
 from ..config import BSTaRConfig
 from ..errors import ConfigurationError, EmptySelectionError, UnsupportedOptionError
 from ..records import Completion, Exploration, Request, Rollouts, Rows, Selection, Setting, returned
+from ..reports.table import LiveTable
 from ..rollouts.judging import Verifiers
 from ..rollouts.queries import make_queries
 from ..rollouts.round import Sampler
@@ -38,7 +39,7 @@ from .logging import (
     log_completions,
     with_progress,
 )
-from .model_card import complete_card, describe_run
+from .model_card import Run, complete_card
 from .policy import Policy
 from .run_state import RunState, last_whole_checkpoint
 
@@ -134,6 +135,7 @@ class BSTaRTrainer(GRPOTrainer):
         self.log_completions = False
         self._table: CompletionsTable | None = None
         self._build_parts(prepared.verifiers)
+        self._set_up_tables()
 
     def _build_parts(self, verifiers: Verifiers) -> None:
         args = self.args
@@ -306,6 +308,12 @@ class BSTaRTrainer(GRPOTrainer):
         if is_balance_callback(callback):
             raise ConfigurationError("a BalanceCallback must be passed to the trainer's constructor: callbacks=[...]")
         super().add_callback(callback)
+        self._set_up_tables()
+
+    def _set_up_tables(self) -> None:
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, LiveTable):
+                callback.setup(self.plan.num_steps, self.args.num_generations)
 
     # ------------------------------------------------------------------ evaluation and logs
 
@@ -389,25 +397,12 @@ class BSTaRTrainer(GRPOTrainer):
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
         """The parent's draft in `output_dir/README.md`, and what this run was and found."""
-        super().create_model_card(model_name or os.path.basename(str(self.args.output_dir)), dataset_name, tags)
-        if not self.is_world_process_zero():
-            return
-        model: Any = self.model
-        base, rows = str(model.config._name_or_path), "a stream of rows"
-        if isinstance(self.train_dataset, Dataset):
-            rows = f"{len(self.train_dataset):,} rows"
-        base = os.path.basename(base.rstrip("/")) if os.path.isdir(base) else base or "a model made by the script"
-        run = describe_run(
-            base=base,
-            data=f"{dataset_name}, {rows}" if dataset_name else rows,
-            args=self.args,
-            plan=self.plan,
-            balance=self.balance,
-            scorer=self.scorer,
-            log_history=self.state.log_history,
-        )
-        path = Path(str(self.args.output_dir)) / "README.md"
-        path.write_text(complete_card(path.read_text(encoding="utf-8"), run, base), encoding="utf-8")
+        folder = Path(str(self.args.output_dir))
+        super().create_model_card(model_name or (self.hub_model_id or folder.name).split("/")[-1], dataset_name, tags)
+        if self.is_world_process_zero():
+            path = folder / "README.md"
+            card = complete_card(path.read_text(encoding="utf-8"), Run.of(self, dataset_name))
+            path.write_text(card, encoding="utf-8")
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
