@@ -1,19 +1,25 @@
 """A real language model on word problems:
 
+    python examples/word_problems/get_model.py --output_dir smollm2
+    python examples/word_problems/sft.py --model_name_or_path smollm2 --data words_sft.jsonl --output_dir start
     python benchmarks/real.py --model start --train words_train.jsonl --test words_test.jsonl svamp_test.jsonl
 
 Arms x seeds, every run a process of its own that goes on at its last iteration when it is started again: five
-iterations of 150 queries x 8 responses; an arm with a probe pays for it out of that. `--model` is what
-`examples/word_problems/sft.py` wrote. The first 100 rows of each `--test` file are judged greedily and with 8 samples
-at T = 1. Then prints a table with 95 % intervals (bootstrap over seeds and queries, paired with the start) and writes
-curves.png.
+iterations of 150 queries x 8 responses; an arm with a probe pays for it out of that. GRPO, at three learning rates,
+samples as many tokens as Online RFT with its seed. The first 100 rows of each `--test` file are judged greedily and
+with 8 samples at T = 1. Then prints tables with 95 % intervals (bootstrap over seeds and queries, paired) and writes
+curves.png. Results of another model, other data or other sizes count as missing, and are made again.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
+import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -26,16 +32,20 @@ import numpy as np
 from runs import finish, folder_of
 from transformers import TrainerCallback
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "word_problems"
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "word_problems"))
+from problems import as_query, column, is_valid
+
 RESULTS = Path(__file__).parent / "results" / "real"
 ITERATIONS, STEPS, BATCH = 5, 20, 15
 QUERIES, GENERATIONS = 150, 8
 TARGET = 2.0  # n*: at the start one of seven samples is right
 LENGTH = 64  # tokens of a response at most; the solutions have about 25
-TEST_ROWS = 100
+WATCHED = 50  # rows of the first test file that are evaluated after every iteration, for the curves
 LEARNING_RATE = 2e-4
 DRAWS = 2000  # of the bootstrap
+Rows = list[dict[str, str]]
 Summary = dict[str, Any]
+Trained = tuple[Any, Any, Summary]  # model, tokenizer, figures
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ ARMS = {
     # 5 % of the queries at each of eight temperatures: 112 x 8, and 5 x 8 x 7 that are thrown away.
     "paper": Arm(kind="paper", queries=112),
     "default": Arm(),
-    "GRPO": Arm(kind="grpo"),
+    **{f"GRPO, {rate:g}": Arm({"learning_rate": rate}, kind="grpo") for rate in (1e-5, 5e-5, 2e-4)},
 }
 
 
@@ -64,21 +74,41 @@ ARMS = {
 
 
 def train(name: str, seed: int, folder: Path, options: argparse.Namespace) -> None:
-    """One run, in this process; goes on at its last checkpoint."""
+    """One run, in this process; goes on at its last checkpoint, if that is of the same run."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
     warnings.filterwarnings("ignore")
-    sys.path.insert(0, str(EXAMPLE))
     import torch
 
+    what, path = described(name, options), folder / "what.json"
+    if not path.exists() or json.loads(path.read_text()) != what:
+        for old in ("run", "judging"):
+            shutil.rmtree(folder / old, ignore_errors=True)
+        for old in ("valid.jsonl", "seconds.json"):
+            (folder / old).unlink(missing_ok=True)
+        path.write_text(json.dumps(what) + "\n")
     arm, rows = ARMS[name], read_rows(options.train)
+    tests = {Path(path).stem: read_rows(path)[: options.rows] for path in options.test}
     trained = {"none": _untrained, "sft": _sft, "grpo": _grpo}.get(arm.kind, _bstar)
-    model, tokenizer, figures = trained(arm, seed, folder, options.model, rows)
+    model, tokenizer, figures = trained(arm, seed, folder, options, rows)
     figures["minutes"] = sum(Clock(folder).parts().values()) / 60
     torch.manual_seed(seed)
-    judged = {
-        Path(path).stem: judge(model, tokenizer, read_rows(path)[:TEST_ROWS], seed, folder) for path in options.test
+    judged = {name: judge(model, tokenizer, part, seed, folder) for name, part in tests.items()}
+    (folder / "summary.json").write_text(json.dumps({"what": what, "figures": figures, "judged": judged}) + "\n")
+
+
+def described(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What a result is the result of: the arm, the sizes, and the contents of model and data."""
+    files = [*sorted(Path(options.model).glob("*.safetensors")), Path(options.train), *map(Path, options.test)]
+    return {
+        "arm": dataclasses.asdict(ARMS[name]),
+        "sizes": [ITERATIONS, STEPS, BATCH, QUERIES, GENERATIONS, LENGTH, TARGET, LEARNING_RATE, options.rows],
+        "files": [_fingerprint(path, path.stat().st_mtime_ns) for path in files],
     }
-    (folder / "summary.json").write_text(json.dumps({"figures": figures, "judged": judged}) + "\n")
+
+
+@functools.cache
+def _fingerprint(path: Path, written_at: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 class Clock(TrainerCallback):
@@ -96,13 +126,15 @@ class Clock(TrainerCallback):
         """At every checkpoint."""
         self.path.write_text(json.dumps(self.parts() | {self.part: time.perf_counter() - self.began}))
 
+    on_train_end = on_save
+
 
 def read_rows(path: str) -> list[dict[str, str]]:
     """Rows with `prompt`, `answer` and `solution`, the prompt as the model is asked it."""
-    from problems import as_query
-
     rows = map(json.loads, Path(path).read_text().splitlines())
-    return [{"prompt": as_query(row), "answer": row["answer"], "solution": row["solution"]} for row in rows]
+    return [
+        {"prompt": as_query(row), "answer": column(row, "answer"), "solution": column(row, "solution")} for row in rows
+    ]
 
 
 def _load(path: str) -> tuple[Any, Any]:
@@ -142,15 +174,15 @@ def _resumed(folder: Path) -> bool:
     return any((folder / "run").glob("checkpoint-*/trainer_state.json"))
 
 
-def _untrained(arm: Arm, seed: int, folder: Path, path: str, rows: list[dict[str, str]]) -> tuple[Any, Any, Summary]:
-    return *_load(path), {"completions": 0, "tokens": 0}
+def _untrained(arm: Arm, seed: int, folder: Path, options: argparse.Namespace, rows: Rows) -> Trained:
+    return *_load(options.model), {"completions": 0, "tokens": 0}
 
 
-def _sft(arm: Arm, seed: int, folder: Path, path: str, rows: list[dict[str, str]]) -> tuple[Any, Any, Summary]:
+def _sft(arm: Arm, seed: int, folder: Path, options: argparse.Namespace, rows: Rows) -> Trained:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer = _load(path)
+    model, tokenizer = _load(options.model)
     pairs = [{"prompt": row["prompt"], "completion": row["solution"]} for row in rows]
     trainer = SFTTrainer(
         model,
@@ -163,9 +195,8 @@ def _sft(arm: Arm, seed: int, folder: Path, path: str, rows: list[dict[str, str]
     return trainer.model, tokenizer, {"completions": 0, "tokens": 0}
 
 
-def _bstar(arm: Arm, seed: int, folder: Path, path: str, rows: list[dict[str, str]]) -> tuple[Any, Any, Summary]:
+def _bstar(arm: Arm, seed: int, folder: Path, options: argparse.Namespace, rows: Rows) -> Trained:
     from datasets import Dataset
-    from problems import is_valid
 
     from bstar_trl import BalanceCallback, BSTaRConfig, BSTaRTrainer
     from bstar_trl.reports import iteration_rows
@@ -182,7 +213,7 @@ def _bstar(arm: Arm, seed: int, folder: Path, path: str, rows: list[dict[str, st
                 file.write(json.dumps([self.iteration, float(np.mean(valid or [0.0]))]) + "\n")
             return selection
 
-    model, tokenizer = _load(path)
+    model, tokenizer = _load(options.model)
     balance = BalanceCallback.paper(num_queries=5) if arm.kind == "paper" else BalanceCallback(**arm.options)
     trainer = Watcher(
         model=model,
@@ -196,22 +227,27 @@ def _bstar(arm: Arm, seed: int, folder: Path, path: str, rows: list[dict[str, st
             balance_target=TARGET,
             iteration_steps=STEPS,
             max_completion_length=LENGTH,
+            num_generations_eval=2,
+            eval_strategy="steps",
+            eval_steps=STEPS,
+            eval_on_start=not _resumed(folder),
         ),
         train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(read_rows(options.test[0])[:WATCHED]),
         peft_config=_lora(),
         callbacks=[balance, Clock(folder)],
     )
     trainer.train(resume_from_checkpoint=_resumed(folder))
     history = iteration_rows(trainer.state.log_history)
     valid = dict(json.loads(line) for line in (folder / "valid.jsonl").read_text().splitlines())
-    for number, row in enumerate(history):
-        row["select/valid"] = valid[number]
-    sampled = [row["explore/completions"] + row["balance/extra_completions"] for row in history]
+    for row in history[1:]:
+        row["select/valid"] = valid[row["iteration"] - 1]
+    sampled = [row["explore/completions"] + row["balance/extra_completions"] for row in history[1:]]
     tokens = trainer.state.num_input_tokens_seen
     return trainer.model, tokenizer, {"completions": sum(sampled), "tokens": tokens, "iterations": history}
 
 
-def _grpo(arm: Arm, seed: int, folder: Path, path: str, rows: list[dict[str, str]]) -> tuple[Any, Any, Summary]:
+def _grpo(arm: Arm, seed: int, folder: Path, options: argparse.Namespace, rows: Rows) -> Trained:
     """TRL's own trainer until it has sampled as many tokens as Online RFT with this seed, prompts included in both."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -227,12 +263,8 @@ def _grpo(arm: Arm, seed: int, folder: Path, path: str, rows: list[dict[str, str
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             control.should_training_stop |= state.num_input_tokens_seen >= budget
 
-    model, tokenizer = _load(path)
-    arguments = _arguments(folder, seed) | {
-        "max_steps": 10_000,
-        "learning_rate": 1e-5,
-        "per_device_train_batch_size": 64,
-    }
+    model, tokenizer = _load(options.model)
+    arguments = _arguments(folder, seed) | arm.options | {"max_steps": 10_000, "per_device_train_batch_size": 64}
     trainer = GRPOTrainer(
         model=model,
         processing_class=tokenizer,
@@ -252,7 +284,6 @@ def _grpo(arm: Arm, seed: int, folder: Path, path: str, rows: list[dict[str, str
 def judge(model: Any, tokenizer: Any, rows: list[dict[str, str]], seed: int, folder: Path) -> dict[str, list[Any]]:
     """Which responses to these rows are right, and which are valid: one greedy, 8 at T = 1."""
     from datasets import Dataset
-    from problems import is_valid
 
     from bstar_trl import BalanceCallback, BSTaRConfig, BSTaRTrainer, Request
     from bstar_trl.rewards import AnswerMatch
@@ -316,53 +347,71 @@ def bootstrap(difference_SN: np.ndarray) -> tuple[float, float, float]:
     return float(difference_SN.mean()), float(low), float(high)
 
 
-def table(results: Mapping[str, Mapping[int, Summary]]) -> Iterator[str]:
-    """What each arm ends at, per test file, as a difference to the start too; and what it cost."""
-    tests = list(next(iter(next(iter(results.values())).values()))["judged"])
-    for test in tests:
-        names = list(figures_of(next(iter(next(iter(results.values())).values()))["judged"][test]))
+Results = dict[str, dict[int, Summary]]  # by arm and seed
+
+
+def table(results: Results) -> Iterator[str]:
+    """What each arm ends at, per test file, as paired differences too; and what it cost."""
+    some = next(iter(next(iter(results.values())).values()))
+    for test in some["judged"]:
+        names = list(figures_of(some["judged"][test]))
+        pass_at_k = f"pass@{GENERATIONS}"
+        pairs = (("mean", "start"), (pass_at_k, "start"), ("mean", "Online RFT"))
         yield f"\n**{test}**\n"
-        yield f"| arm | seeds | {' | '.join(names)} | mean - start (95 %) | mean - Online RFT (95 %) |"
-        yield "| --- |" + " --- |" * (len(names) + 3)
+        titles = [*names, *(f"{figure} - {rival} (95 %)" for figure, rival in pairs), "seeds for +-0.01"]
+        yield f"| arm | seeds | {' | '.join(titles)} |"
+        yield "| --- |" + " --- |" * (len(titles) + 1)
         for name, by_seed in results.items():
-            found = {seed: figures_of(summary["judged"][test]) for seed, summary in by_seed.items()}
-            cells = [f"{np.mean([figures[item].mean() for figures in found.values()]):.3f}" for item in names]
-            rivals = [_against(results, test, "mean", name, rival) for rival in ("start", "Online RFT")]
-            yield f"| {name} | {len(by_seed)} | {' | '.join(cells)} | {' | '.join(rivals)} |"
+            found = [figures_of(summary["judged"][test]) for summary in by_seed.values()]
+            cells = [f"{np.mean([figures[item].mean() for figures in found]):.3f}" for item in names]
+            for figure, rival in pairs:
+                difference_SN = differences(results, test, figure, name, rival)
+                cells.append(interval(difference_SN) if len(difference_SN) else "")
+            cells.append(seeds_needed(differences(results, test, "mean", name, "Online RFT")))
+            yield f"| {name} | {len(by_seed)} | {' | '.join(cells)} |"
     yield "\n| arm | completions | tokens | minutes | valid share of the selected, by iteration |"
     yield "| --- | --- | --- | --- | --- |"
     for name, by_seed in results.items():
         all_figures = [summary["figures"] for summary in by_seed.values()]
-        cost = [
-            f"{np.mean([figures[key] for figures in all_figures]):,.0f}"
-            for key in ("completions", "tokens", "minutes")
-        ]
-        histories = [figures["iterations"] for figures in all_figures if "iterations" in figures]
+        cost = [f"{np.mean([row[key] for row in all_figures]):,.0f}" for key in ("completions", "tokens", "minutes")]
+        histories = [figures["iterations"][1:] for figures in all_figures if "iterations" in figures]
         shares = np.array([[row["select/valid"] for row in rows] for rows in histories])
         valid = [f"{share:.2f}" for share in (shares.mean(axis=0) if histories else [])]
         yield f"| {name} | {' | '.join(cost)} | {' '.join(valid)} |"
 
 
-def _against(results: Mapping[str, Mapping[int, Summary]], test: str, figure: str, arm: str, rival: str) -> str:
-    common = sorted(results[arm].keys() & results.get(rival, {}).keys())
-    if arm == rival or not common:
-        return ""
+def differences(results: Results, test: str, figure: str, arm: str, rival: str) -> np.ndarray:
+    """Paired by seed and query, (S, N); of an arm with itself, or without common seeds, nothing."""
+    common = [] if arm == rival else sorted(results[arm].keys() & results.get(rival, {}).keys())
     mine, theirs = (
-        np.array([figures_of(results[name][seed]["judged"][test])[figure] for seed in common]) for name in (arm, rival)
+        np.array([figures_of(results[name][seed]["judged"][test])[figure] for seed in common])
+        for name in (arm, rival if common else arm)
     )
-    mean, low, high = bootstrap(mine - theirs)
+    return mine - theirs
+
+
+def interval(difference_SN: np.ndarray) -> str:
+    """Mean and bounds in words."""
+    mean, low, high = bootstrap(difference_SN)
     return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def draw(results: Mapping[str, Mapping[int, Summary]], path: Path) -> None:
+def seeds_needed(difference_SN: np.ndarray) -> str:
+    """How many seeds it takes for a 95 % interval of one point to either side, on these queries."""
+    if len(difference_SN) < 2:
+        return ""
+    return f"{(1.96 * difference_SN.mean(axis=1).std(ddof=1) / 0.01) ** 2:.0f}"
+
+
+def draw(results: Results, path: Path) -> None:
     """Means over seeds of what the arms logged, by iteration."""
     from bstar_trl.reports import plot_curves
     from bstar_trl.reports.curves import Panel
 
     panels = [
-        Panel("explore/pass@1", "training queries: pass@1", is_share=True),
-        Panel(f"explore/pass@{GENERATIONS}", f"training queries: pass@{GENERATIONS}", is_share=True),
-        Panel("explore/distinct", "distinct responses", is_share=True),
+        Panel("eval_greedy_pass@1", f"greedy, {WATCHED} held-out queries", is_share=True),
+        Panel("eval_pass@1", f"sampled at T = 1, {WATCHED} held-out queries", is_share=True),
+        Panel("explore/distinct", "distinct, at the arm's own temperature", is_share=True),
         Panel("select/valid", "valid share of the selected", is_share=True),
         Panel("balance/temperature", "temperature"),
         Panel("explore/completions", "completions"),
@@ -387,6 +436,7 @@ def main() -> int:
     parser.add_argument("--test", required=True, nargs="+", help="the same, to judge on")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=100, help="rows of each test file that are judged")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--output-dir", type=Path, default=RESULTS)
     parser.add_argument("--run", nargs=2, metavar=("NAME", "SEED"), help="one run in this process")
@@ -395,21 +445,35 @@ def main() -> int:
         name, seed = options.run[0], int(options.run[1])
         train(name, seed, folder_of(options.output_dir, name, seed), options)
         return 0
-    done = {name: _done(options.output_dir, name) for name in ARMS}
-    missing = [(name, seed) for seed in range(options.seeds) for name in options.arms if seed not in done[name]]
+    for path in (options.train, *options.test):
+        if not Path(path).is_file():
+            parser.error(f"there is no file {path}")
+        read_rows(path)  # a missing column is found now
+    if not (Path(options.model) / "config.json").is_file():
+        parser.error(f"{options.model} holds no model: make one with examples/word_problems/sft.py")
     command = [sys.executable, __file__, "--model", options.model, "--train", options.train, "--test", *options.test]
-    command += ["--output-dir", str(options.output_dir), "--run"]
-    complete = finish(missing, lambda name, seed: [*command, name, str(seed)], options.output_dir, jobs=options.jobs)
-    results = {name: found for name in ARMS if (found := _done(options.output_dir, name))}
+    command += ["--rows", str(options.rows), "--output-dir", str(options.output_dir), "--run"]
+    complete = True
+    for part in (lambda name: ARMS[name].kind != "grpo", lambda name: ARMS[name].kind == "grpo"):  # needs the others
+        names = [name for name in options.arms if part(name)]
+        runs = [(name, seed) for seed in range(options.seeds) for name in names if not _read(options, name, seed)]
+        complete &= finish(runs, lambda name, seed: [*command, name, str(seed)], options.output_dir, jobs=options.jobs)
+    found = {
+        name: {seed: summary for seed in range(options.seeds) if (summary := _read(options, name, seed))}
+        for name in options.arms
+    }
+    results: Results = {name: by_seed for name, by_seed in found.items() if by_seed}
     if results:
         print("\n".join(table(results)))
         draw(results, options.output_dir / "curves.png")
     return 0 if complete else 1
 
 
-def _done(output_dir: Path, name: str) -> dict[int, Summary]:
-    paths = {seed: folder_of(output_dir, name, seed) / "summary.json" for seed in range(100)}
-    return {seed: json.loads(path.read_text()) for seed, path in paths.items() if path.exists()}
+def _read(options: argparse.Namespace, name: str, seed: int) -> Summary | None:
+    """A finished run's summary; one of other sizes, data or another model counts as none."""
+    path = folder_of(options.output_dir, name, seed) / "summary.json"
+    summary = json.loads(path.read_text()) if path.exists() else {}
+    return summary if summary.get("what") == described(name, options) else None
 
 
 if __name__ == "__main__":

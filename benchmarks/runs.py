@@ -36,12 +36,15 @@ def finish(runs: Sequence[Run], command_of: Callable[[str, int], list[str]], out
         for process in [process for process in running if process.poll() is not None]:
             name, seed = running.pop(process)
             failed |= process.returncode != 0
-            print(f"{time.strftime('%X')} {name}, seed {seed}: exit {process.returncode}", file=sys.stderr, flush=True)
+            said = f"{time.strftime('%X')} {name}, seed {seed}: exit {process.returncode}"
+            if process.returncode:
+                said += f", see {folder_of(output_dir, name, seed) / 'log.txt'}"
+            print(said, file=sys.stderr, flush=True)
         while waiting and len(running) < jobs:
             name, seed = waiting.pop(0)
             folder = folder_of(output_dir, name, seed)
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / "log.txt").open("wb") as log:
+            with (folder / "log.txt").open("ab") as log:
                 running[subprocess.Popen(command_of(name, seed), stdout=log, stderr=subprocess.STDOUT)] = (name, seed)
         time.sleep(1)
     return not failed
