@@ -75,7 +75,7 @@ def test_a_killed_run_goes_on_and_tells_what_it_was(tmp_path, rows, guesser):
         time.sleep(0.02)
     process.kill()
     process.communicate()
-    assert "curves.png" not in os.listdir(out)
+    assert "adapter_model.safetensors" not in os.listdir(out)  # it was killed before its end
 
     printed = run("train.py", *words)
     lines = [line.split() for line in printed[printed.index("iteration ") :].splitlines()]
