@@ -87,6 +87,7 @@ def test_what_was_logged_is_printed_and_stands_in_the_card(tmp_path, model_path,
         "- **Temperature**: chosen in every iteration among 0.7, 1.1",
         "8 queries, at most 6 responses to each, 24 selected responses wanted (3 per query), 3 optimizer steps of 8",
         "- bstar-trl: ",
+        "generator(question, max_new_tokens",
     ):
         assert text in card
     assert "None" not in card
@@ -108,6 +109,17 @@ def test_every_training_has_a_table_of_its_own(tmp_path, model_path, capsys):
             trainer.train()
             lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()]
             assert [line[0] for line in lines if line[0] in ("iteration", "1")] == ["iteration", "1"]
+
+
+def test_a_run_without_a_log_has_no_table(tmp_path, model_path, capsys, caplog):
+    curves = tmp_path / "curves.png"
+    trainer = make(
+        tmp_path / "out", model_path, callbacks=[LiveTable(curves=curves)], logging_strategy="no", max_steps=3
+    )
+    trainer.train()
+    assert "LiveTable has nothing to print" in caplog.text
+    assert "iteration  " not in capsys.readouterr().out
+    assert not curves.exists()
 
 
 def test_a_card_before_the_training_and_of_a_named_dataset(tmp_path, model_path):
@@ -139,6 +151,7 @@ def test_names_of_folders_and_datasets_do_not_break_the_card(tmp_path, model_pat
     card = (tmp_path / "out" / "README.md").read_text()
     assert "# Model Card for out\n" in card
     assert "- **Prompts**: conversations" in card
+    assert 'generator([{"role": "user", "content": question}]' in card
     assert r"| after iteration | a\|b greedy | a\|b pass@1 | a\|b pass@6 |" in card
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import IntervalStrategy, TrainerCallback
 
 from ..errors import ConfigurationError
 from .columns import COLUMNS, Column, evaluation_columns
 from .curves import load_pyplot, plot_curves
 from .history import iteration_rows
 
+logger = logging.getLogger(__name__)
 NARROWEST = 8  # characters of a cell
 
 
@@ -52,6 +54,8 @@ class LiveTable(TrainerCallback):
             raise ConfigurationError(
                 "LiveTable works with BSTaRTrainer alone: replace this trainer by it, or leave the table out"
             )
+        if args.logging_strategy == IntervalStrategy.NO:
+            logger.warning("logging_strategy='no': LiveTable has nothing to print")
         self._printed, self._titles = -1, []
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

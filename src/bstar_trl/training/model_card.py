@@ -82,6 +82,8 @@ def complete_card(draft: str, run: Run) -> str:
         'model="None"': f'model="{run.folder}"',
         "### Framework versions\n\n": f"{described}\n### Framework versions\n\n{versions}",
     }
+    if not run.in_messages:  # TRL's quick start asks in a conversation
+        changes['[{"role": "user", "content": question}]'] = "question"
     for old, new in changes.items():
         draft = draft.replace(old, new)
     return draft if described in draft else f"{draft}\n{described}"
