@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .history import evaluations
@@ -47,10 +47,15 @@ COLUMNS = (
 )
 
 
+def num_responses(names: Iterable[str]) -> int:
+    """K, by the names of the figures that are about K responses to each query; 1 where there is none."""
+    return max((int(match[1]) for name in names if (match := re.fullmatch(r"explore/pass@(\d+)", name))), default=1)
+
+
 def iteration_columns(rows: Sequence[Mapping[str, float]]) -> list[Column]:
     """Those that these rows have figures for, K filled in."""
     names = {name for row in rows for name in row}
-    k = max((int(match[1]) for name in names if (match := re.fullmatch(r"explore/pass@(\d+)", name))), default=1)
+    k = num_responses(names)
     filled = [item.with_k(k) for item in COLUMNS if k > 1 or "@K" not in item.name]
     return [item for item in filled if item.name in names]
 

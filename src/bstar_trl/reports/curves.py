@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import MissingDependencyError
-from .columns import evaluation_columns
+from .columns import evaluation_columns, num_responses
 
 COLORS = ("#1b6ca8", "#d1603d", "#6a8d3a", "#8b5fa8", "#8a8a8a", "#c9a227")
 MARKERS = "os^Dvx"  # so that curves can be told apart without colour
@@ -66,11 +65,12 @@ def panels_of(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Panel]:
     rows = [row for rows in runs.values() for row in rows]
     found = [Panel(column.name, column.title, is_share=True) for column in evaluation_columns(rows)]
     names = {name for row in rows for name in row}
+    ks = sorted({num_responses(row) for row in rows} - {1})  # runs may differ in K
     for panel in PANELS:
-        pattern = re.escape(panel.name).replace("@K", r"@(?!1$)(\d+)")
-        for match in filter(None, (re.fullmatch(pattern, name) for name in sorted(names))):
-            k = match[1] if match.re.groups else "K"
-            found.append(Panel(match[0], panel.title.replace("@K", f"@{k}"), panel.is_share))
+        for k in ks if "@K" in panel.name else [0]:
+            name, title = (part.replace("@K", f"@{k}") for part in (panel.name, panel.title))
+            if name in names:
+                found.append(Panel(name, title, panel.is_share))
     return found
 
 

@@ -82,7 +82,6 @@ class LiveTable(TrainerCallback):
             number = "start" if row["iteration"] == 0 else f"{row['iteration']:.0f}"
             tqdm.write(self._line(number, [column.cell(row) for column in columns]))
             self._printed = int(row["iteration"])
-
         if self.curves is not None:
             Path(self.curves).parent.mkdir(parents=True, exist_ok=True)
             plot_curves({"this run": rows}, self.curves)

@@ -69,13 +69,13 @@ class Run:
         )
 
 
-def complete_card(draft: str, run: Run) -> str:
-    """TRL's draft with what the run was and what it found.
+def complete_card(path: Path, run: Run) -> None:
+    """Add to TRL's draft in a file what the run was and what it found.
 
     TRL takes a base model that lies in a folder for none and writes "None" for it, and for a model without a name on
     the Hub; both are put right here.
     """
-    described = describe_run(run)
+    draft, described = path.read_text(encoding="utf-8"), describe_run(run)
     versions = "".join(f"- {name}: {version(name)}\n" for name in OWN_PACKAGES)
     changes = {
         "[None](https://huggingface.co/None)": run.base,
@@ -86,7 +86,7 @@ def complete_card(draft: str, run: Run) -> str:
         changes['[{"role": "user", "content": question}]'] = "question"
     for old, new in changes.items():
         draft = draft.replace(old, new)
-    return draft if described in draft else f"{draft}\n{described}"
+    path.write_text(draft if described in draft else f"{draft}\n{described}", encoding="utf-8")
 
 
 def describe_run(run: Run) -> str:

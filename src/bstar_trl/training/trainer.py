@@ -400,9 +400,7 @@ class BSTaRTrainer(GRPOTrainer):
         folder = Path(str(self.args.output_dir))
         super().create_model_card(model_name or (self.hub_model_id or folder.name).split("/")[-1], dataset_name, tags)
         if self.is_world_process_zero():
-            path = folder / "README.md"
-            card = complete_card(path.read_text(encoding="utf-8"), Run.of(self, dataset_name))
-            path.write_text(card, encoding="utf-8")
+            complete_card(folder / "README.md", Run.of(self, dataset_name))
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
