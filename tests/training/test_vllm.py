@@ -60,6 +60,7 @@ def trainer(tmp_path_factory):
         vllm_max_model_length=128,
         num_generations=8,
         queries_per_iteration=40,
+        balance_target=1.0,  # most queries of the rounds have one after four responses
         iteration_steps=4,
         max_steps=8,
         per_device_train_batch_size=16,
