@@ -1,14 +1,14 @@
 """A real language model on word problems:
 
     python examples/word_problems/get_model.py --output_dir smollm2
-    python examples/word_problems/sft.py --model_name_or_path smollm2 --data words_sft.jsonl --output_dir start
-    python benchmarks/real.py --model start --train words_train.jsonl --test words_test.jsonl svamp_test.jsonl
+    python benchmarks/real.py --model smollm2 --train words_train.jsonl --test words_test.jsonl svamp_test.jsonl
 
 Arms x seeds, every run a process of its own that goes on at its last iteration when it is started again: five
-iterations of 350 queries x 8 responses; an arm with a probe pays for it out of that. GRPO, at three learning rates,
-samples as many tokens as Online RFT with its seed. The first 100 rows of each `--test` file are judged greedily and
-with 8 samples at T = 1. Then prints tables with 95 % intervals (bootstrap over seeds and queries, paired) and writes
-curves.png. Results of another model, other data or other sizes count as missing, and are made again.
+iterations of 200 queries x 8 responses; an arm with a probe pays for it out of that. GRPO samples as many tokens as
+Online RFT with its seed. All start at the adapter in benchmarks/start (its README says how it was made), so that runs
+of different days belong together. The first 200 rows of each `--test` file are judged greedily and with 8 samples at
+T = 1. Then prints tables with 95 % intervals (bootstrap over seeds and queries, paired) and writes curves.png. Results
+of another model, other data or other sizes count as missing, and are made again.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "word_problems")
 from problems import as_query, column, is_valid
 
 RESULTS = Path(__file__).parent / "results" / "real"
-ITERATIONS, STEPS, BATCH = 5, 20, 15
-QUERIES, GENERATIONS = 350, 8
+START = Path(__file__).parent / "start"  # an adapter
+ITERATIONS, STEPS, BATCH = 5, 10, 15
+QUERIES, GENERATIONS = 200, 8
 TARGET = 1.0  # n*: right solutions of a query hardly differ in their text, so two are seldom found
 LENGTH = 64  # tokens of a response at most; the solutions have about 25
 WATCHED = 50  # rows of the first test file that are evaluated after every iteration, for the curves
-LEARNING_RATE = 2e-4
+LEARNING_RATE = 1e-4
 DRAWS = 2000  # of the bootstrap
 Rows = list[dict[str, str]]
 Summary = dict[str, Any]
@@ -63,8 +64,8 @@ ARMS = {
     "SFT": Arm(kind="sft"),
     "Online RFT": Arm({"temperatures": 1.0, **STATIC}),
     "T = 0.7": Arm({"temperatures": 0.7, **STATIC}),
-    # 5 % of the queries at each of eight temperatures: 260 x 8, and 13 x 8 x 7 that are thrown away.
-    "paper": Arm(kind="paper", queries=260),
+    # 5 % of the queries at each of eight temperatures: 150 x 8, and 7 x 8 x 7 that are thrown away.
+    "paper": Arm(kind="paper", queries=150),
     "default": Arm(),
     **{f"GRPO, {rate:g}": Arm({"learning_rate": rate}, kind="grpo") for rate in (1e-5, 5e-5, 2e-4)},
 }
@@ -98,7 +99,9 @@ def train(name: str, seed: int, folder: Path, options: argparse.Namespace) -> No
 
 def described(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """What a result is the result of: the arm, the sizes, and the contents of model and data."""
-    files = [*sorted(Path(options.model).glob("*.safetensors")), Path(options.train), *map(Path, options.test)]
+    weights = [*sorted(Path(options.model).glob("*.safetensors"))]
+    weights += [] if options.adapter is None else [options.adapter / "adapter_model.safetensors"]
+    files = [*weights, Path(options.train), *map(Path, options.test)]
     return {
         "arm": dataclasses.asdict(ARMS[name]),
         "sizes": [ITERATIONS, STEPS, BATCH, QUERIES, GENERATIONS, LENGTH, TARGET, LEARNING_RATE, options.rows],
@@ -137,11 +140,17 @@ def read_rows(path: str) -> list[dict[str, str]]:
     ]
 
 
-def _load(path: str) -> tuple[Any, Any]:
+def _load(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The start: the model with the adapter in it, and the tokenizer."""
     import torch
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    if options.adapter is not None:
+        model = PeftModel.from_pretrained(model, options.adapter).merge_and_unload().requires_grad_(True)
+    return model, tokenizer
 
 
 def _lora() -> Any:
@@ -175,14 +184,14 @@ def _resumed(folder: Path) -> bool:
 
 
 def _untrained(arm: Arm, seed: int, folder: Path, options: argparse.Namespace, rows: Rows) -> Trained:
-    return *_load(options.model), {"completions": 0, "tokens": 0}
+    return *_load(options), {"completions": 0, "tokens": 0}
 
 
 def _sft(arm: Arm, seed: int, folder: Path, options: argparse.Namespace, rows: Rows) -> Trained:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer = _load(options.model)
+    model, tokenizer = _load(options)
     pairs = [{"prompt": row["prompt"], "completion": row["solution"]} for row in rows]
     trainer = SFTTrainer(
         model,
@@ -213,8 +222,8 @@ def _bstar(arm: Arm, seed: int, folder: Path, options: argparse.Namespace, rows:
                 file.write(json.dumps([self.iteration, float(np.mean(valid or [0.0]))]) + "\n")
             return selection
 
-    model, tokenizer = _load(options.model)
-    balance = BalanceCallback.paper(num_queries=13) if arm.kind == "paper" else BalanceCallback(**arm.options)
+    model, tokenizer = _load(options)
+    balance = BalanceCallback.paper(num_queries=7) if arm.kind == "paper" else BalanceCallback(**arm.options)
     trainer = Watcher(
         model=model,
         processing_class=tokenizer,
@@ -263,7 +272,7 @@ def _grpo(arm: Arm, seed: int, folder: Path, options: argparse.Namespace, rows: 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             control.should_training_stop |= state.num_input_tokens_seen >= budget
 
-    model, tokenizer = _load(options.model)
+    model, tokenizer = _load(options)
     arguments = _arguments(folder, seed) | arm.options | {"max_steps": 10_000, "per_device_train_batch_size": 64}
     trainer = GRPOTrainer(
         model=model,
@@ -431,12 +440,13 @@ def draw(results: Results, path: Path) -> None:
 def main() -> int:
     """Make the missing runs and print what all of them say; 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="the start: a folder")
+    parser.add_argument("--model", required=True, help="a folder with the model")
+    parser.add_argument("--adapter", type=_adapter, default=START, help="the start's adapter in it, or 'none'")
     parser.add_argument("--train", required=True, help="JSON lines with prompt, answer and solution")
     parser.add_argument("--test", required=True, nargs="+", help="the same, to judge on")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=100, help="rows of each test file that are judged")
+    parser.add_argument("--rows", type=int, default=200, help="rows of each test file that are judged")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--output-dir", type=Path, default=RESULTS)
     parser.add_argument("--run", nargs=2, metavar=("NAME", "SEED"), help="one run in this process")
@@ -450,9 +460,12 @@ def main() -> int:
             parser.error(f"there is no file {path}")
         read_rows(path)  # a missing column is found now
     if not (Path(options.model) / "config.json").is_file():
-        parser.error(f"{options.model} holds no model: make one with examples/word_problems/sft.py")
+        parser.error(f"{options.model} holds no model: examples/word_problems/get_model.py gets one")
+    if options.adapter is not None and not (options.adapter / "adapter_model.safetensors").is_file():
+        parser.error(f"{options.adapter} holds no adapter")
     command = [sys.executable, __file__, "--model", options.model, "--train", options.train, "--test", *options.test]
-    command += ["--rows", str(options.rows), "--output-dir", str(options.output_dir), "--run"]
+    command += ["--adapter", str(options.adapter or "none"), "--rows", str(options.rows)]
+    command += ["--output-dir", str(options.output_dir), "--run"]
     complete = True
     for part in (lambda name: ARMS[name].kind != "grpo", lambda name: ARMS[name].kind == "grpo"):  # needs the others
         names = [name for name in options.arms if part(name)]
@@ -467,6 +480,10 @@ def main() -> int:
         print("\n".join(table(results)))
         draw(results, options.output_dir / "curves.png")
     return 0 if complete else 1
+
+
+def _adapter(path: str) -> Path | None:
+    return None if path == "none" else Path(path)
 
 
 def _read(options: argparse.Namespace, name: str, seed: int) -> Summary | None:

@@ -61,11 +61,13 @@ def test_the_table_holds_every_arm():
 
 
 def test_results_of_other_data_count_as_none(tmp_path):
-    for name in ("model/model.safetensors", "train.jsonl", "test.jsonl"):
+    adapter = "start/adapter_model.safetensors"
+    for name in ("model/model.safetensors", adapter, "train.jsonl", "test.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     options = argparse.Namespace(
         model=str(tmp_path / "model"),
+        adapter=tmp_path / "start",
         train=str(tmp_path / "train.jsonl"),
         test=[str(tmp_path / "test.jsonl")],
         rows=100,
@@ -76,5 +78,9 @@ def test_results_of_other_data_count_as_none(tmp_path):
     (folder / "summary.json").write_text(json.dumps({"what": real.described("default", options), "figures": {}}))
     assert real._read(options, "default", 3)["figures"] == {}
     assert real._read(options, "SFT", 3) is None
-    (tmp_path / "test.jsonl").write_text("other rows")
-    assert real._read(options, "default", 3) is None
+    for changed in (adapter, "test.jsonl"):
+        before = (tmp_path / changed).read_text()
+        (tmp_path / changed).write_text("something else")
+        assert real._read(options, "default", 3) is None
+        (tmp_path / changed).write_text(before)
+        assert real._read(options, "default", 3) is not None

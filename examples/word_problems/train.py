@@ -31,7 +31,7 @@ def as_dataset(path: str | None, fresh: list[dict[str, str]]) -> Dataset:
 
 def main() -> None:
     parser = TrlParser((DataArguments, BSTaRConfig, ModelConfig))
-    parser.set_defaults(use_peft=True, lora_target_modules=["all-linear"], learning_rate=2e-4, bf16=True)
+    parser.set_defaults(use_peft=True, lora_target_modules=["all-linear"], learning_rate=1e-4, bf16=True)
     parser.set_defaults(use_cpu=not torch.cuda.is_available())
     parser.set_defaults(num_generations=8, queries_per_iteration=350, balance_target=1.0, iteration_steps=20)
     parser.set_defaults(max_steps=100, per_device_train_batch_size=15, max_completion_length=64, report_to="none")
