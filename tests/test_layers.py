@@ -38,18 +38,21 @@ ORDER = [
     "engines",
     "prm",
     "rewards",
+    "inputs",
     "rollouts",
+    "options",
     "config",
     "callback",
     "reports",
     "training",
     "prm_training",
+    "launch",
     "testbed",
     "cli",
 ]
 LIGHT = {
     "errors", "arguments", "luck", "balance", "selection", "metrics", "records", "search", "allocation", "appraisal",
-    "shares", "probe", "concurrency", "answers", "sandbox",
+    "shares", "probe", "concurrency", "answers", "sandbox", "options",
 }  # fmt: skip
 HEAVY = {"torch", "trl", "transformers", "accelerate", "peft", "datasets", "vllm"}
 NUMPY_ONLY = {"luck", "balance", "selection"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .errors import ConfigurationError
@@ -28,3 +29,9 @@ def grid_of(name: str, values: float | Sequence[float]) -> tuple[float, ...]:
         if not math.isfinite(value):
             raise ConfigurationError(f"{name} must be finite numbers, got {value}")
     return tuple(dict.fromkeys(sorted(grid)))
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the known name that is most like this one; nothing where none is."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

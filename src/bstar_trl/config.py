@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from transformers.utils import is_torch_bf16_gpu_available, is_torch_xla_available
 from trl import GRPOConfig
 
 from .engines import as_merge
 from .errors import ConfigurationError
+from .options import IterationOptions
 
 CHUNK_WITH_VLLM = 512
 CHUNK_WITHOUT_VLLM = 128
@@ -69,7 +70,7 @@ class IterationPlan:
 
 
 @dataclass
-class BSTaRConfig(GRPOConfig):
+class BSTaRConfig(IterationOptions, GRPOConfig):
     r"""
     Configuration class for the [`BSTaRTrainer`].
 
@@ -120,37 +121,8 @@ class BSTaRConfig(GRPOConfig):
         ConfigurationError: a number is outside its range.
     """
 
-    # The parameters' full descriptions stand in the docstring; these are for `--help`.
     learning_rate: float = field(default=2e-5, metadata={"help": "The initial learning rate for AdamW."})
     num_generations: int = field(default=16, metadata={"help": "Responses per query (K in the paper), at least 2."})
-    iteration_steps: int | None = field(default=None, metadata={"help": "Optimizer steps of one iteration."})
-    queries_per_iteration: int | None = field(
-        default=None, metadata={"help": "Queries explored in one iteration (N in the paper)."}
-    )
-    samples_per_iteration: int | None = field(
-        default=None, metadata={"help": "Selected responses trained on in one iteration (M in the paper)."}
-    )
-    balance_target: float | None = field(
-        default=None, metadata={"help": "Correct responses wanted per query (n*), in 1..num_generations."}
-    )
-    verifier: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser reads the type in second place
-        default=None,
-        metadata={"help": "Name or index of the reward function that says correct or not, or a list of them."},
-    )
-    correct_at: float | None = field(
-        default=None, metadata={"help": "The smallest value of a verifier for a correct response."}
-    )
-    inheritance: Literal["online", "iterative", "restart"] = field(
-        default="online", metadata={"help": "What an iteration takes over from the one before."}
-    )
-    generation_chunk_size: int | None = field(
-        default=None, metadata={"help": "Completions in flight per process; by default 512 with vLLM, 128 without."}
-    )
-
-    merge_for_sampling: str = field(
-        default="auto",
-        metadata={"help": "Without vLLM: whether adapters are merged into a copy: auto, always or never."},
-    )
 
     def __post_init__(self) -> None:
         self._check_numbers()

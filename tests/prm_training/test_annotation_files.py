@@ -21,10 +21,11 @@ from trl.data_utils import is_conversational
 from bstar_trl.cli import main
 from bstar_trl.engines import TransformersEngine
 from bstar_trl.errors import ConfigurationError, DatasetError
+from bstar_trl.inputs.datasets import load_queries
+from bstar_trl.inputs.rewards import load_verifier
 from bstar_trl.prm_training.annotate import Annotator, Recipe, annotate
 from bstar_trl.prm_training.annotation_files import AnnotationFolder, _write, _write_shard
 from bstar_trl.prm_training.data import load_rows
-from bstar_trl.prm_training.inputs import load_queries, load_verifier
 from bstar_trl.rewards import AnswerMatch, MultipleChoice, UnitTests
 from bstar_trl.testbed import policy_path
 from bstar_trl.testbed.rewards import SumMatch
@@ -240,8 +241,8 @@ def test_files_that_hold_no_queries(tmp_path, text, message):
 
 def test_options_of_vllm_belong_to_the_settings(tmp_path, sums, capsys):
     words = command(tmp_path / "out", sums, vllm_option="max_model_len=512")[3:]
-    assert main(words) == 1
-    assert "--vllm-option needs --engine vllm" in capsys.readouterr().err
+    assert main(words) == 2
+    assert "--vllm_option needs --engine vllm" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -304,32 +305,32 @@ def test_verifiers_have_short_names_or_are_imported(tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match="must be callable"):
         load_verifier("my_rewards_here:number")
     for name in ("my_rewards_here:nothing", "no_such_module_here:x"):
-        with pytest.raises(ConfigurationError, match=f"cannot import the verifier '{name}'"):
+        with pytest.raises(ConfigurationError, match=f"cannot import '{name}'"):
             load_verifier(name)
-    with pytest.raises(ConfigurationError, match="answer, choice, tests, or module:attribute; got 'sum'"):
+    with pytest.raises(ConfigurationError, match=r"answer, choice, tests, .*or module:attribute; got 'sum'"):
         load_verifier("sum")
 
 
 @pytest.mark.parametrize(
-    ("changes", "status", "message"),
+    ("changes", "message"),
     [
-        ({"temperature": 0}, 1, "temperature must be greater than 0 and finite, got 0.0"),
-        ({"solutions": 0}, 2, "must be a whole number of at least 1, got 0"),
-        ({"vllm_option": "4096"}, 2, "must be like max_model_len=4096, got '4096'"),
-        ({"labels": "both"}, 2, "invalid choice: 'both'"),
-        ({"dataset": "missing.jsonl"}, 1, "there is no file missing.jsonl"),
-        ({"verifier": "sum"}, 1, "module:attribute; got 'sum'"),
-        ({"dataset": "no/such-dataset"}, 1, "cannot load the dataset 'no/such-dataset'"),
-        ({"verifier": "answer", "prompt_column": "answer"}, 1, "'AnswerMatch' needs the dataset column(s) answer"),
+        ({"temperature": 0}, "temperature must be greater than 0 and finite, got 0.0"),
+        ({"solutions": 0}, "must be a whole number of at least 1, got 0"),
+        ({"vllm_option": "4096"}, "must be like max_model_len=4096, got '4096'"),
+        ({"labels": "both"}, "invalid choice: 'both'"),
+        ({"dataset": "missing.jsonl"}, "there is no file missing.jsonl"),
+        ({"verifier": "sum"}, "module:attribute; got 'sum'"),
+        ({"dataset": "no/such-dataset"}, "cannot load the dataset 'no/such-dataset'"),
+        ({"verifier": "answer", "prompt_column": "answer"}, "'AnswerMatch' needs the dataset column(s) answer"),
     ],
 )
-def test_wrong_arguments_are_explained(tmp_path, sums, changes, status, message, capsys):
+def test_wrong_arguments_are_explained(tmp_path, sums, changes, message, capsys):
     words = command(tmp_path / "out", **{"dataset": sums, **changes})
     try:
         found = main(words[3:])
     except SystemExit as stop:
         found = stop.code
-    assert found == status
+    assert found == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -12,10 +12,10 @@ from datasets import Dataset, concatenate_datasets
 from policies import make_text_tokenizer
 
 from bstar_trl.errors import ConfigurationError, DatasetError
+from bstar_trl.inputs.datasets import load_queries
 from bstar_trl.prm.formats import TokenClassification
 from bstar_trl.prm.steps import split_steps
 from bstar_trl.prm_training.data import IGNORED, check_row, encode_rows, load_rows
-from bstar_trl.prm_training.inputs import load_queries
 
 PRMBENCH = DATA / "prmbench.jsonl"
 REAL_FILES = ["process_first_error.jsonl", "process_prm800k_ratings.jsonl", "process_prmbench.jsonl"]

@@ -7,23 +7,37 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import BStarError
-from . import annotate, demo, sandbox_check, train_prm
+from ..errors import BStarError, ConfigurationError, DatasetError
+from . import annotate, demo, env, sandbox_check, train, train_prm
+from .values import underscored
+
+FAILED, WRONG_USAGE = 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Entry point; returns the exit status: 0 done, 1 the run failed, 2 wrong usage.
+
+    Options are spelled as TRL spells them (`--output_dir`); hyphens are taken, too.
+    """
+    words = [underscored(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    try:
+        return _run(words)
+    except BStarError as error:
+        print(f"bstar-trl: {error}", file=sys.stderr)
+        return WRONG_USAGE if isinstance(error, ConfigurationError | DatasetError) else FAILED
+
+
+def _run(words: Sequence[str]) -> int:
+    if words[:1] == [train.NAME]:  # its options are TRL's, and more than argparse has to know before torch is loaded
+        return train.run(words[1:])
     parser = argparse.ArgumentParser(prog="bstar-trl", description="B-STaR for TRL.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (demo, annotate, train_prm, sandbox_check):
+    commands.add_parser(train.NAME, help=train.SUMMARY)
+    for command in (demo, annotate, train_prm, sandbox_check, env):
         command.add_to(commands)
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(words)
     if getattr(parsed, "setting", None) is not None and not parsed.static:
         parser.error("--setting needs --static: add --static, or leave --setting out")
-    try:
-        status: int = parsed.run(parsed)
-        return status
-    except BStarError as error:
-        print(f"bstar-trl: {error}", file=sys.stderr)
-        return 1
+    status: int = parsed.run(parsed)
+    return status

@@ -22,11 +22,11 @@ def add_to(commands: Any) -> None:
     add("--model", required=True, help="samples the solutions: an id on the Hub, or a folder")
     add("--completer", metavar="MODEL", help="samples the completions; default: --model")
     add("--dataset", required=True, help="a file (.jsonl, .parquet, .csv), a folder, or an id on the Hub")
-    add("--dataset-config", metavar="NAME", help="configuration of a dataset on the Hub")
+    add("--dataset_config", metavar="NAME", help="configuration of a dataset on the Hub")
     add("--split", default="train", help="split of a dataset on the Hub or of a saved folder")
-    add("--prompt-column", default="prompt", metavar="NAME", help="the column of prompts")
+    add("--prompt_column", default="prompt", metavar="NAME", help="the column of prompts")
     add("--limit", type=positive, metavar="N", help="only the first N queries")
-    add("--output-dir", required=True, metavar="DIR", help="where the parquet shards go")
+    add("--output_dir", required=True, metavar="DIR", help="where the parquet shards go")
     add("--solutions", type=positive, default=15, metavar="N", help="solutions per query")
     add("--completions", type=positive, default=8, metavar="N", help="completions per step")
     add(
@@ -36,7 +36,7 @@ def add_to(commands: Any) -> None:
         help="soft: the share of right completions; hard: whether any is right, which needs fewer completions",
     )
     add("--temperature", type=float, default=1.0, metavar="T", help="of all sampling")
-    add("--max-new-tokens", type=positive, default=1024, metavar="N", help="largest length of a solution")
+    add("--max_new_tokens", type=positive, default=1024, metavar="N", help="largest length of a solution")
     add("--separator", type=unescaped, default="\\n", metavar="TEXT", help="the text between two steps")
     add(
         "--stop",
@@ -49,10 +49,10 @@ def add_to(commands: Any) -> None:
     add("--chat", action="store_true", help="send text prompts through the chat template")
     add("--verifier", default="answer", help="answer, choice, tests, or module:attribute")
     add("--engine", choices=("transformers", "vllm"), default="transformers", help="the sampling engine")
-    add("--batch-size", type=positive, default=128, metavar="N", help="samples drawn at once (transformers)")
-    add("--group-size", type=positive, default=16, metavar="N", help="queries per shard, annotated together")
+    add("--batch_size", type=positive, default=128, metavar="N", help="samples drawn at once (transformers)")
+    add("--group_size", type=positive, default=16, metavar="N", help="queries per shard, annotated together")
     add(
-        "--vllm-option",
+        "--vllm_option",
         action="append",
         type=option,
         default=[],
@@ -64,14 +64,15 @@ def add_to(commands: Any) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
+    from ..inputs.datasets import load_queries
+    from ..inputs.rewards import load_verifier
     from ..prm_training.annotate import Recipe
     from ..prm_training.annotation_files import AnnotationFolder
-    from ..prm_training.inputs import load_queries, load_verifier
     from ..training.checks import check_columns
 
     recipe = Recipe(**{field: getattr(parsed, field) for field in Recipe.__dataclass_fields__})
     if parsed.vllm_option and parsed.engine != "vllm":
-        raise ConfigurationError(f"--vllm-option needs --engine vllm, got --engine {parsed.engine}")
+        raise ConfigurationError(f"--vllm_option needs --engine vllm, got --engine {parsed.engine}")
     verifier = load_verifier(parsed.verifier)
     dataset = load_queries(
         parsed.dataset, config=parsed.dataset_config, split=parsed.split, prompt_column=parsed.prompt_column

@@ -36,7 +36,7 @@ def add_to(commands: Any) -> None:
         "Writes summary.json and curves.png.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    demo.add_argument("--output-dir", default="demo-out", metavar="DIR", help="where the results go")
+    demo.add_argument("--output_dir", default="demo-out", metavar="DIR", help="where the results go")
     demo.add_argument("--iterations", type=positive, default=8, metavar="N", help="iterations to train")
     demo.add_argument("--seed", type=seed, default=0, help="seed of data, sampling and training")
     demo.add_argument(

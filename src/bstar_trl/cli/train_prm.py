@@ -24,23 +24,23 @@ def add_to(commands: Any) -> None:
     train.add_argument("--model", metavar="M", help="a causal LM or token classifier, folder or Hub id", **need)
     rows = "files (json, jsonl, parquet), folders of them, or Hub datasets"
     train.add_argument("--dataset", nargs="+", metavar="D", help=f"rows to train on: {rows}", **need)
-    train.add_argument("--eval-dataset", nargs="+", metavar="D", help=f"rows to measure on: {rows}")
-    train.add_argument("--output-dir", metavar="DIR", help="where the model goes", **need)
+    train.add_argument("--eval_dataset", nargs="+", metavar="D", help=f"rows to measure on: {rows}")
+    train.add_argument("--output_dir", metavar="DIR", help="where the model goes", **need)
     train.add_argument("--epochs", type=above_zero, default=3.0, metavar="N", help="passes over the rows")
     train.add_argument(
-        "--learning-rate", type=above_zero, metavar="LR", help="peak value; None: 1e-5, or 1e-4 for a LoRA"
+        "--learning_rate", type=above_zero, metavar="LR", help="peak value; None: 1e-5, or 1e-4 for a LoRA"
     )
-    train.add_argument("--batch-size", type=positive, default=8, metavar="N", help="rows per batch and device")
+    train.add_argument("--batch_size", type=positive, default=8, metavar="N", help="rows per batch and device")
     train.add_argument("--accumulate", type=positive, default=1, metavar="N", help="batches per optimizer step")
     train.add_argument(
-        "--max-length", type=positive, metavar="N", help="largest row, in tokens; None: the model's context"
+        "--max_length", type=positive, metavar="N", help="largest row, in tokens; None: the model's context"
     )
     train.add_argument("--separator", type=unescaped, default=r"\n", metavar="TEXT", help="the text after each step")
-    train.add_argument("--neutral-label", type=share, default=1.0, metavar="P", help="label of PRM800K's rating 0")
-    train.add_argument("--lora-r", type=positive, metavar="R", help="train a LoRA of this rank, and merge it")
+    train.add_argument("--neutral_label", type=share, default=1.0, metavar="P", help="label of PRM800K's rating 0")
+    train.add_argument("--lora_r", type=positive, metavar="R", help="train a LoRA of this rank, and merge it")
     train.add_argument("--seed", type=seed, default=0, help="seed of the new head and the order of rows")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the output folder")
-    train.add_argument("--report-to", default="none", metavar="NAME", help="wandb, trackio, tensorboard")
+    train.add_argument("--report_to", default="none", metavar="NAME", help="wandb, trackio, tensorboard")
     train.set_defaults(run=run)
 
 

@@ -9,6 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 
+def underscored(word: str) -> str:
+    """An option as TRL spells it: `--output_dir=out` as `--output_dir=out`; other words as they are."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
 def unescaped(text: str) -> str:
     r"""The text with a typed `\n` or `\t` turned into a line break or tab."""
     return text.replace("\\n", "\n").replace("\\t", "\t")

@@ -18,8 +18,8 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import Sequence as ListOf
 
 from ..errors import ConfigurationError, DatasetError
+from ..inputs.datasets import read_dataset
 from ..prm.steps import SEPARATOR, lay_out_steps, reread
-from .inputs import read_dataset
 
 logger = logging.getLogger(__name__)
 

@@ -1,28 +1,16 @@
-"""Datasets and verifiers by name: files, folders, the Hub; short names and `module:attribute`."""
+"""Datasets by name: files, folders, the Hub."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 
-from ..errors import ConfigurationError, DatasetError
-from ..rewards import AnswerMatch, MultipleChoice, UnitTests
-from ..rewards.base import RewardFn
+from ..errors import DatasetError
 
 KINDS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
-VERIFIERS: dict[str, Callable[[], RewardFn]] = {
-    "answer": AnswerMatch,
-    "choice": MultipleChoice,
-    "tests": partial(UnitTests, progress=False),
-}
 
 
 def read_dataset(source: str, *, config: str | None = None, split: str = "train") -> Dataset:
@@ -77,32 +65,6 @@ def load_queries(
         found = found.rename_column(prompt_column, "prompt")
     if not len(found):
         raise DatasetError(f"{name} has no rows")
-    return found
-
-
-def load_verifier(name: str) -> Any:
-    """A verifier by its short name, or by `module:attribute`: a `RewardFn` class or object, or a function as in TRL.
-
-    The working directory is searched for the module too.
-
-    Raises:
-        ConfigurationError: there is no such verifier.
-    """
-    if name in VERIFIERS:
-        return VERIFIERS[name]()
-    module_name, _, attribute = name.partition(":")
-    if not attribute:
-        raise ConfigurationError(f"a verifier is one of {', '.join(VERIFIERS)}, or module:attribute; got {name!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"cannot import the verifier {name!r}: {error}") from error
-    if isinstance(found, type) and issubclass(found, RewardFn):
-        found = found()
-    if not callable(found):
-        raise ConfigurationError(f"a verifier must be callable, {name!r} is {type(found).__name__}")
     return found
 
 

@@ -1,0 +1,1 @@
+"""What users name: datasets and reward functions."""
