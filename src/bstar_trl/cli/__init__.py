@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import BStarError, ConfigurationError, DatasetError
-from . import annotate, demo, env, sandbox_check, train, train_prm
+from . import annotate, demo, env, report, sandbox_check, train, train_prm
 from .values import underscored
 
 FAILED, WRONG_USAGE = 1, 2
@@ -34,7 +34,7 @@ def _run(words: Sequence[str]) -> int:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser(train.NAME, help=train.SUMMARY)
-    for command in (demo, annotate, train_prm, sandbox_check, env):
+    for command in (report, demo, annotate, train_prm, sandbox_check, env):
         command.add_to(commands)
     parsed = parser.parse_args(words)
     if getattr(parsed, "setting", None) is not None and not parsed.static:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from trl.data_utils import is_conversational
 
 from ..callback import BalanceCallback
 from ..config import BSTaRConfig, IterationPlan
@@ -60,7 +59,7 @@ class Run:
             base=Path(base).name if Path(base).is_dir() else base or "a model made by the script",
             adapters=getattr(trainer.model, "peft_config", {}),
             data=f"{dataset_name}, {rows}" if dataset_name else rows,
-            in_messages=is_conversational(next(iter(dataset))),
+            in_messages=trainer.prompts_are_messages,
             args=trainer.args,
             plan=trainer.plan,
             balance=trainer.balance,
@@ -94,7 +93,7 @@ def describe_run(run: Run) -> str:
     rows = iteration_rows(run.log_history)
     parts = [
         "### The run",
-        "\n".join(f"- **{name}**: {text}" for name, text in _facts(run).items()),
+        "\n".join(f"- **{name}**: {text}" for name, text in facts_of(run).items()),
         "### Iterations",
         _figures("iteration", rows, iteration_columns(rows)),
     ]
@@ -105,7 +104,8 @@ def describe_run(run: Run) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(run: Run) -> dict[str, str]:
+def facts_of(run: Run) -> dict[str, str]:
+    """What the run is, by title, in Markdown."""
     args, plan, scorer = run.args, run.plan, run.scorer
     judges = {scorer.names[index] for index in scorer.verifiers.indices}
     rewards = ", ".join(

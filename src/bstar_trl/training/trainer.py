@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, speed_metrics
 from trl import GRPOTrainer
+from trl.data_utils import is_conversational
 
 from ..config import BSTaRConfig
 from ..errors import ConfigurationError, EmptySelectionError, UnsupportedOptionError
 from ..records import Completion, Exploration, Request, Rollouts, Rows, Selection, Setting, returned
+from ..reports.run_files import RunRecorder
 from ..reports.table import LiveTable
 from ..rollouts.judging import Verifiers
 from ..rollouts.queries import make_queries
@@ -39,7 +42,7 @@ from .logging import (
     log_completions,
     with_progress,
 )
-from .model_card import Run, complete_card
+from .model_card import Run, complete_card, facts_of
 from .policy import Policy
 from .run_state import RunState, last_whole_checkpoint
 
@@ -136,6 +139,8 @@ class BSTaRTrainer(GRPOTrainer):
         self._table: CompletionsTable | None = None
         self._build_parts(prepared.verifiers)
         self._set_up_tables()
+        self._recorder = RunRecorder(str(self.args.output_dir))
+        super().add_callback(self._recorder)
 
     def _build_parts(self, verifiers: Verifiers) -> None:
         args = self.args
@@ -161,6 +166,11 @@ class BSTaRTrainer(GRPOTrainer):
     def iteration(self) -> int:
         """Iterations begun."""
         return self.run_state.iteration
+
+    @cached_property
+    def prompts_are_messages(self) -> bool:
+        """Whether the training prompts are conversations, by the first row, which is read once."""
+        return bool(is_conversational(next(iter(self.train_dataset))))  # type: ignore[arg-type]
 
     @property
     def figures(self) -> dict[str, float]:
@@ -382,6 +392,8 @@ class BSTaRTrainer(GRPOTrainer):
             resume_from_checkpoint = last_whole_checkpoint(str(self.args.output_dir))
         self.run_state.reset()  # so that a second `train()` does not continue the first
         self.policy.weights_changed()  # the first may have ended with a step that its engine has not seen
+        if self.is_world_process_zero():
+            self._recorder.begin(facts_of(Run.of(self, None)))
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:

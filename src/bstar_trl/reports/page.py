@@ -1,0 +1,152 @@
+"""The report of one or several runs: a page that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+
+from .columns import Column, evaluation_columns, iteration_columns, num_responses
+from .run_files import RunFiles
+from .svg import Line, line_chart, marker
+
+TEMPLATE = "page.html.jinja"
+
+
+class Chart(NamedTuple):
+    """A chart of the page.
+
+    Args:
+        name: the figure's name in the logs; `K` stands for the number of responses per query.
+        title: what stands above it.
+        is_share: whether its axis goes from 0 to 1.
+        note: how to read it, in a sentence.
+    """
+
+    name: str
+    title: str
+    is_share: bool = False
+    note: str = ""
+
+
+SECTIONS: dict[str, tuple[Chart, ...]] = {
+    "Setting": (
+        Chart("balance/temperature", "temperature"),
+        Chart("balance/threshold", "reward threshold"),
+        Chart("balance/score", "balance score", True, "Enough right responses, and few wrong ones among them."),
+    ),
+    "Exploration: can the model still find right answers?": (
+        Chart("explore/pass@1", "pass@1", True, "Share of right responses."),
+        Chart("explore/pass@K", "pass@K", True, "Queries with a right response among K."),
+        Chart("explore/pass@K-4", "pass@K-4", True, "Queries with four distinct right responses among K."),
+        Chart("explore/distinct", "distinct responses", True, "Falls when the model says the same again and again."),
+        Chart("explore/distinct_equations", "distinct equations"),
+        Chart("explore/truncated", "cut off", True, "Responses that did not end within max_completion_length."),
+    ),
+    "Exploitation: does the reward pick the right ones?": (
+        Chart("explore/best_of_K", "best of K", True, "Queries whose response with the highest reward is right."),
+        Chart("explore/reward@K-4", "reward@K-4", True, "Right ones among the four highest rewards."),
+        Chart("select/correct", "right among the selected", True),
+        Chart("select/lucky_share", "lucky share, estimated", True, "Right answers at the end of wrong reasoning."),
+    ),
+    "Selection": (
+        Chart("select/samples", "selected responses"),
+        Chart("select/available", "could have been selected"),
+        Chart("select/queries", "queries with a selected response", True),
+    ),
+    "Cost": (
+        Chart("explore/completions", "responses to select from"),
+        Chart("balance/saved_completions", "responses saved by rounds"),
+        Chart("balance/extra_completions", "responses thrown away"),
+        Chart("balance/probe_seconds", "seconds of the search"),
+        Chart("step_time", "seconds of an optimizer step"),
+        Chart("num_tokens", "tokens so far"),
+    ),
+    "Training": (Chart("loss", "loss"), Chart("grad_norm", "gradient norm"), Chart("learning_rate", "learning rate")),
+}
+
+
+def render(runs: Sequence[RunFiles]) -> str:
+    """A page about these runs, side by side.
+
+    Args:
+        runs (`Sequence[RunFiles]`): at least one.
+
+    Returns:
+        `str`: HTML, with its style and its charts in it.
+    """
+    labels = _labels(runs)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(TEMPLATE).render(
+        title=", ".join(labels),
+        runs=list(zip(labels, runs, strict=True)),
+        marks=[_mark(place) for place in range(len(runs))],
+        facts=list(dict.fromkeys(name for run in runs for name in run.facts)),
+        sections=_sections(labels, runs),
+        tables=[_table(run) for run in runs],
+    )
+
+
+def _labels(runs: Sequence[RunFiles]) -> list[str]:
+    """The runs' names; equal ones are numbered."""
+    names = [run.name for run in runs]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[:place].count(name) + 1})"
+        for place, name in enumerate(names)
+    ]
+
+
+def _sections(labels: Sequence[str], runs: Sequence[RunFiles]) -> list[dict[str, Any]]:
+    rows = [row for run in runs for row in run.rows]
+    evaluations = tuple(Chart(item.name, item.title, is_share=True) for item in evaluation_columns(rows))
+    found = []
+    for title, charts in {"Evaluation, on held-out rows": evaluations, **SECTIONS}.items():
+        drawn = [part for chart in charts for part in _drawn(chart, labels, runs)]
+        if drawn:
+            found.append({"title": title, "charts": drawn})
+    return found
+
+
+def _drawn(chart: Chart, labels: Sequence[str], runs: Sequence[RunFiles]) -> list[dict[str, str]]:
+    """The chart, if any run has its figure; one for each K, if runs differ in it."""
+    found = []
+    in_k = "@K" in chart.name or "of_K" in chart.name
+    ks = sorted({num_responses(row) for run in runs for row in run.rows} - {1}) if in_k else [0]
+    for k in ks:
+        name, title, note = (
+            text.replace("@K", f"@{k}")
+            .replace("of_K", f"of_{k}")
+            .replace("of K", f"of {k}")
+            .replace("among K", f"among {k}")
+            for text in (chart.name, chart.title, chart.note)
+        )
+        lines = [
+            Line(label, [(row["iteration"], row[name]) for row in run.rows if name in row])
+            for label, run in zip(labels, runs, strict=True)
+        ]
+        if any(line.points for line in lines):
+            svg = line_chart(title, lines, is_share=chart.is_share)
+            found.append({"name": name, "title": title, "note": note, "svg": svg})
+    return found
+
+
+def _table(run: RunFiles) -> dict[str, Any]:
+    columns: list[Column] = [*iteration_columns(run.rows), *evaluation_columns(run.rows)]
+    lines = [
+        ["start" if row["iteration"] == 0 else f"{row['iteration']:.0f}", *(column.cell(row) for column in columns)]
+        for row in run.rows
+    ]
+    return {"titles": ["iteration", *(column.title for column in columns)], "lines": lines}
+
+
+def _mark(place: int) -> str:
+    tag = marker(place, 8, 7)
+    return f'<svg class="key" viewBox="0 0 16 14" aria-hidden="true">{tag}</{tag[1:].split()[0]}></svg>'
