@@ -11,7 +11,17 @@ import pytest
 from scipy import special, stats
 
 from bstar_trl.errors import ConfigurationError
-from bstar_trl.metrics import best_of_k, distinct_equations, equations, pass_at_k, pass_at_k_s, reward_at_k_s
+from bstar_trl.metrics import (
+    agreement,
+    best_of_k,
+    distinct_equations,
+    equations,
+    pass_at_k,
+    pass_at_k_s,
+    reward_at_k_s,
+    solved_shares,
+    unique_correct,
+)
 
 
 def every_pass(correct, ids, k: int, s: int) -> float:
@@ -245,3 +255,46 @@ def test_distinct_equations_by_hand():
     assert distinct_equations(responses, correct) == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert math.isnan(distinct_equations([["no sums"]], [[True]]))
     assert math.isnan(distinct_equations([], []))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_solved_unique_and_agreement_by_brute_force(seed):
+    rng = np.random.default_rng(seed)
+    num_queries, k = int(rng.integers(1, 8)), int(rng.integers(1, 7))
+    correct = rng.random((num_queries, k)) < rng.random((num_queries, 1))
+    texts = rng.integers(0, 4, (num_queries, k))
+    values = rng.integers(0, 5, (num_queries, k)) / 4
+    values[rng.random(values.shape) < 0.2] = np.nan
+
+    kinds = ["never" if not any(row) else "always" if all(row) else "sometimes" for row in correct.tolist()]
+    expected = [kinds.count(kind) / num_queries for kind in ("never", "sometimes", "always")]
+    assert solved_shares(correct) == pytest.approx(expected)
+
+    unique = [
+        len({text for text, ok in zip(*row, strict=True) if ok})
+        for row in zip(texts.tolist(), correct.tolist(), strict=True)
+    ]
+    assert unique_correct(correct, texts).tolist() == unique
+
+    pairs = [
+        (better > worse) + (better == worse) / 2
+        for row, right in zip(values.tolist(), correct.tolist(), strict=True)
+        for better, is_right in zip(row, right, strict=True)
+        for worse, other_right in zip(row, right, strict=True)
+        if is_right and not other_right and better == better and worse == worse
+    ]
+    found = agreement(values, correct)
+    assert found == pytest.approx(np.mean(pairs)) if pairs else np.isnan(found)
+
+
+def test_agreement_goes_from_none_to_always():
+    correct = [[True, False], [False, True]]
+    assert agreement([[1, 0], [0, 1]], correct) == 1.0
+    assert agreement([[0, 0], [1, 1]], correct) == 0.5
+    assert agreement([[0, 1], [1, 0]], correct) == 0.0
+    with pytest.raises(ConfigurationError, match="must align"):
+        agreement([[0, 1]], correct)
+    with pytest.raises(ConfigurationError, match="must align"):
+        unique_correct(correct, [[0, 1]])
+    with pytest.raises(ConfigurationError, match="must be a matrix"):
+        solved_shares([True])

@@ -7,6 +7,7 @@ expectation over k samples drawn without replacement. They return the mean over 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -118,6 +119,63 @@ def reward_at_k_s(
         raise ConfigurationError("rewards_NK must not hold NaN")
     k = _k_in_range(k, rewards.shape[1], s)
     return _result(_top_chance(rewards, correct, k, s), per_query)
+
+
+def solved_shares(correct_NK: ArrayLike) -> tuple[float, float, float]:
+    """Shares of the queries that none, some but not all, and all of their responses solve; they add up to 1.
+
+    Args:
+        correct_NK (`bool`, N queries x K responses): which responses are correct.
+
+    Raises:
+        ConfigurationError: the input is not a matrix.
+    """
+    share_N = _matrix("correct_NK", correct_NK, bool).mean(axis=1)
+    never, always = float((share_N == 0).mean()), float((share_N == 1).mean())
+    return never, 1.0 - never - always, always
+
+
+def unique_correct(correct_NK: ArrayLike, response_ids_NK: ArrayLike) -> np.ndarray:
+    """Different correct responses of each query, `int64` (N,).
+
+    Args:
+        correct_NK (`bool`, N queries x K responses): which responses are correct.
+        response_ids_NK (any comparable type): equal ids within a query mean the same text.
+
+    Raises:
+        ConfigurationError: the shapes differ.
+    """
+    correct, ids = _matrix("correct_NK", correct_NK, bool), np.asarray(response_ids_NK)
+    _check_aligned(correct, ids, "response_ids_NK")
+    counts: np.ndarray = (_copies(correct, ids) > 0).sum(axis=1)
+    return counts
+
+
+def agreement(values_NK: ArrayLike, correct_NK: ArrayLike) -> float:
+    """How well a scorer ranks as the verifier judges: the chance that it gives the higher value to a correct response
+    of a query than to a wrong one of the same query (ties count half). 1/2: it knows nothing; 1: it always agrees.
+
+    Args:
+        values_NK (`float`, N queries x K responses): the scorer's values; NaN where it gave none, and where there is
+            no response.
+        correct_NK (`bool`): which responses are correct.
+
+    Returns:
+        `float`: a mean over all such pairs; NaN where there is none.
+
+    Raises:
+        ConfigurationError: the shapes differ.
+    """
+    values, correct = _matrix("values_NK", values_NK, np.float64), np.asarray(correct_NK, dtype=bool)
+    _check_aligned(values, correct, "correct_NK")
+    won = pairs = 0.0
+    for value, right in zip(values, correct, strict=True):
+        known = ~np.isnan(value)
+        better, worse = value[known & right], np.sort(value[known & ~right])
+        below = np.searchsorted(worse, better, side="left")
+        won += float((below + np.searchsorted(worse, better, side="right")).sum()) / 2
+        pairs += len(better) * len(worse)
+    return won / pairs if pairs else math.nan
 
 
 def distinct_equations(

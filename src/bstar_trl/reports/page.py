@@ -41,6 +41,9 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
         Chart("explore/pass@1", "pass@1", True, "Share of right responses."),
         Chart("explore/pass@K", "pass@K", True, "Queries with a right response among K."),
         Chart("explore/pass@K-4", "pass@K-4", True, "Queries with four distinct right responses among K."),
+        Chart("explore/unique_correct", "different right responses", False, "Of K, a mean over the queries."),
+        Chart("explore/solved_never", "never solved", True, "Queries that none of K responses solves."),
+        Chart("explore/solved_always", "always solved", True, "Queries that all of K responses solve."),
         Chart("explore/distinct", "distinct responses", True, "Falls when the model says the same again and again."),
         Chart("explore/distinct_equations", "distinct equations"),
         Chart("explore/truncated", "cut off", True, "Responses that did not end within max_completion_length."),
@@ -48,6 +51,7 @@ SECTIONS: dict[str, tuple[Chart, ...]] = {
     "Exploitation: does the reward pick the right ones?": (
         Chart("explore/best_of_K", "best of K", True, "Queries whose response with the highest reward is right."),
         Chart("explore/reward@K-4", "reward@K-4", True, "Right ones among the four highest rewards."),
+        Chart("explore/agreement", "agreement of scorer and verifier", True, "1/2: the scorer knows nothing."),
         Chart("select/correct", "right among the selected", True),
         Chart("select/lucky_share", "lucky share, estimated", True, "Right answers at the end of wrong reasoning."),
     ),

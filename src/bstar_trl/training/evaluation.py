@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import DatasetError
 from ..records import Request
 from ..rollouts.round import Sampler
-from .logging import completion_metrics, pass_metrics, reward_metrics
+from .figures import completion_metrics, pass_metrics, reward_metrics
 
 GREEDY = 0.0
 

@@ -33,18 +33,13 @@ from .batches import BatchShape, Ticks, TrainingBatches
 from .checks import check_dataset, check_trainable, is_balance_callback, prepare
 from .citation import PAPER
 from .evaluation import evaluation_datasets, evaluation_metrics
+from .figures import iteration_metrics
 from .inheritance import Inheritance
-from .logging import (
-    CompletionsTable,
-    completions_table,
-    explain_empty,
-    iteration_metrics,
-    log_completions,
-    with_progress,
-)
 from .model_card import Run, complete_card, facts_of
 from .policy import Policy
+from .progress import explain_empty, with_progress
 from .run_state import RunState, last_whole_checkpoint
+from .tables import CompletionsTable, completions_table, log_completions
 
 logger = logging.getLogger(__name__)
 MOST_EMPTY_ROUNDS = 3

@@ -1,21 +1,13 @@
-"""The figures of an iteration, and the forms in which they are logged."""
+"""The figures of an iteration and of an evaluation, under the names of the logs."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import pandas as pd
-from tqdm.auto import tqdm
-from transformers.utils import is_rich_available
 
 from .. import metrics
-from ..config import BSTaRConfig
-from ..records import Completion, Exploration, Grids, Request, Rollouts, Selection, Setting
-from ..rollouts.judging import Verifiers
+from ..records import Exploration, Grids, Rollouts, Selection, Setting
 from ..rollouts.round import Sampler
 from ..rollouts.scoring import Scorer
 
@@ -43,6 +35,7 @@ def iteration_metrics(
     figures["select/available"] = float((candidates_NK & (grids.rewards_NK > setting.threshold)).sum())
     if not verifiers.are_relative:
         figures |= _correctness(first, even) | {"select/correct": float(chosen.correct_R.mean())}
+        figures |= _agreement(first, sampler.scorer)
     firsts, evens = verifiers.split(first), verifiers.split(even)
     for name, mine in firsts.items():
         passes = pass_metrics(mine, evens.get(name))
@@ -52,24 +45,6 @@ def iteration_metrics(
     figures |= reward_metrics(first, sampler.scorer) | completion_metrics(first) | sampler.logged_metrics()
     # Four equal rewards are likelier than sixteen, so this is about queries with the same number of responses.
     return figures | {EQUAL_REWARDS: share_of_equal_rewards(even)}
-
-
-def with_progress(
-    completions: Iterator[Completion], requests: Sequence[Request], *, shown: bool
-) -> Iterator[Completion]:
-    """The same completions, beside a bar that tells how many responses and tokens a second they come at."""
-    total = sum(len(request.query_ids) * request.n for request in requests)
-    temperatures = ", ".join(f"{request.temperature:g}" for request in requests)
-    title = f"Sampling at T = {temperatures}"
-    with tqdm(total=total, desc=title, unit=" responses", leave=False, disable=not (shown and total)) as bar:
-        num_tokens = 0
-        for completion in completions:
-            num_tokens += len(completion.token_ids)
-            if not bar.disable:
-                rate = num_tokens / max(1e-9, bar.format_dict["elapsed"])
-                bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
-            bar.update()
-            yield completion
 
 
 def pass_metrics(first: Rollouts, even: Rollouts | None) -> dict[str, float]:
@@ -144,6 +119,9 @@ def _correctness(first: Rollouts, even: Rollouts) -> dict[str, float]:
     figures = pass_metrics(first, even)
     if _is_even(grids):
         k = grids.correct_NK.shape[1]
+        never, sometimes, always = metrics.solved_shares(grids.correct_NK)
+        figures |= {"solved_never": never, "solved_sometimes": sometimes, "solved_always": always}
+        figures["unique_correct"] = float(metrics.unique_correct(grids.correct_NK, grids.text_ids_NK).mean())
         figures[f"best_of_{k}"] = float(metrics.best_of_k(grids.rewards_NK, grids.correct_NK))
         if k >= PASS_S:
             figures[f"reward@{k}-{PASS_S}"] = float(
@@ -153,6 +131,19 @@ def _correctness(first: Rollouts, even: Rollouts) -> dict[str, float]:
     if not math.isnan(equations):  # no correct response holds one
         figures["distinct_equations"] = equations
     return {f"explore/{name}": value for name, value in figures.items()}
+
+
+def _agreement(first: Rollouts, scorer: Scorer) -> dict[str, float]:
+    """How well the other rewards together tell the verifiers' correct responses from wrong ones of the same query."""
+    others = [index for index in range(len(scorer.names)) if index not in scorer.verifiers.indices]
+    if not others:
+        return {}
+    grids, values_RF = first.grids, first.values_RF[:, others]
+    values_R = np.nan_to_num(values_RF) @ scorer.weights_F[others]
+    values_R = np.where(np.isnan(values_RF).all(axis=1), np.nan, values_R)
+    values_NK = np.where(grids.index_NK >= 0, values_R[grids.index_NK], np.nan)
+    found = metrics.agreement(values_NK, grids.correct_NK)
+    return {} if math.isnan(found) else {"explore/agreement": found}
 
 
 def _is_even(grids: Grids) -> bool:
@@ -179,95 +170,3 @@ def _selection(rollouts: Rollouts, selection: Selection) -> dict[str, float]:
         "select/per_query": len(chosen) / queries,
         "select/reward": float(chosen.rewards_R.mean()),
     }
-
-
-def explain_empty(rollouts: Rollouts, setting: Setting, verifiers: Verifiers, args: BSTaRConfig) -> str:
-    """Why nothing was selected, in a sentence that says what to change."""
-    if not rollouts.ended_R.any():
-        return (
-            f"all {len(rollouts)} responses were cut off at max_completion_length="
-            f"{args.max_completion_length}: raise it, or use a model that ends its responses"
-        )
-    if not rollouts.judged_R.any():
-        return "the verifier could judge no response (it returned None for all): look at its dataset column"
-    if not rollouts.correct_R.any() and verifiers.are_relative:
-        return (
-            "the reward model gave all responses of a query the same value "
-            f"({verifiers.explained(rollouts.values_RF)}): look at its input, or raise the temperatures"
-        )
-    if not rollouts.correct_R.any():
-        return (
-            f"no response of {len(rollouts)} was correct at temperature {setting.temperature:g} "
-            f"({verifiers.explained(rollouts.values_RF)}): lower `correct_at` if some of these values are those of "
-            "correct responses (BSTaRConfig(correct_at=...)); otherwise try an easier dataset, more responses per "
-            "query (num_generations), or a stronger starting model"
-        )
-    if not rollouts.correct_R[rollouts.ended_R].any():
-        return (
-            f"every correct response was cut off at max_completion_length={args.max_completion_length}: raise it, or "
-            "use a model that ends its responses"
-        )
-    highest = float(rollouts.rewards_R[rollouts.ended_R & rollouts.correct_R].max())
-    return (
-        f"the reward of no correct response exceeds the threshold {setting.threshold:g} (the highest is {highest:g}): "
-        "lower the thresholds"
-    )
-
-
-CompletionsTable = dict[str, list[Any]]
-
-
-def completions_table(shown: Rollouts, selection: Selection, sampler: Sampler) -> CompletionsTable:
-    """These responses by column, a row each: text, rewards, the verifier's reason, and whether it was selected.
-
-    A collective: texts are read from the processes that sampled them.
-    """
-    ours = {
-        "reward": shown.rewards_R.tolist(),
-        "correct": shown.correct_R.tolist(),
-        "reason": shown.reasons_R.tolist(),
-        "temperature": shown.temperatures_R.tolist(),
-        "ended": shown.ended_R.tolist(),
-        "selected": np.isin(shown.rows_R, selection.rollouts.rows_R).tolist(),
-    }
-    texts = {
-        "prompt": [sampler.rows[query_id]["prompt"] for query_id in shown.query_ids_R.tolist()],
-        "completion": [item.text for item in shown.reader.read(shown.rows_R)],
-    }
-    values = {
-        f"rewards/{name}" if name in ours | texts else name: shown.values_RF[:, index].tolist()
-        for index, name in enumerate(sampler.scorer.names)
-    }
-    return texts | values | ours
-
-
-def log_completions(columns: CompletionsTable, args: BSTaRConfig, step: int) -> None:
-    """Where `log_completions` is on: save the table as TRL does, print some of it, send it to W&B or trackio."""
-    table = pd.DataFrame({"step": [step] * len(columns["prompt"]), **columns})
-    folder = os.path.join(str(args.output_dir), "completions")
-    os.makedirs(folder, exist_ok=True)
-    table.to_parquet(os.path.join(folder, f"completions_{step:05d}.parquet"))
-    if is_rich_available():
-        _print_completions(table, args.num_completions_to_print)
-    shown = table[~table["prompt"].astype(str).duplicated()] if args.log_unique_prompts else table
-    trackers = args.report_to or []
-    if "wandb" in trackers:
-        import wandb
-
-        if wandb.run is not None:
-            wandb.log({"completions": wandb.Table(dataframe=shown)})
-    if "trackio" in trackers:
-        import trackio
-
-        trackio.log({"completions": trackio.Table(dataframe=shown)})
-
-
-def _print_completions(table: pd.DataFrame, most: int | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    names = [name for name in table.columns if name != "step"]
-    printed = Table(*names, show_lines=True, title=f"Step {table['step'][0]}")
-    for row in table[names].head(most).itertuples(index=False):
-        printed.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console().print(printed)
