@@ -161,3 +161,19 @@ def test_a_model_that_waits_gives_the_same_rewards(tmp_path, trained, guesser_pa
     for mine, other in zip(waited.rounds, trainer.rounds, strict=True):
         np.testing.assert_allclose(mine[0].values_RF, other[0].values_RF, atol=1e-5)
         assert mine[1].threshold == pytest.approx(other[1].threshold, abs=1e-5)
+
+
+def test_agreement_is_logged(trained):
+    """Of the two scorers together, by brute force over pairs of a query's responses at the chosen temperature."""
+    _, trainer = trained
+    logged = {line["iteration"]: line for line in trainer.state.log_history if "loss" in line}
+    for number, (rollouts, setting, _) in enumerate(trainer.rounds):
+        first = rollouts.at(setting.temperature)  # all of them: K responses to every query, since a scorer picks
+        scores, right, queries = first.values_RF[:, 1:] @ WEIGHTS[1:], first.correct_R, first.query_ids_R
+        won = [
+            (scores[a] > scores[b]) + (scores[a] == scores[b]) / 2
+            for a in np.flatnonzero(right)
+            for b in np.flatnonzero(~right & (queries == queries[a]))
+        ]
+        assert logged[number]["explore/agreement"] == pytest.approx(np.mean(won))
+        assert sum(logged[number][f"explore/solved_{kind}"] for kind in ("never", "sometimes", "always")) == 1

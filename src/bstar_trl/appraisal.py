@@ -11,7 +11,9 @@ import numpy as np
 
 from .balance import balance_scores, best_threshold
 from .luck import ESTIMATE, learned_factor, lucky_share, scaled_chance
-from .records import Rollouts
+from .records import Rollouts, ScoreMap
+
+MOST_THRESHOLDS = 21  # of a map
 
 
 class Appraiser:
@@ -89,6 +91,20 @@ class Appraiser:
         mine, theirs = (self.scores(rollouts, threshold, corrected=False) for threshold in (found, in_force))
         gain, error = mean_and_error(mine - theirs)
         return found if gain > error else in_force
+
+    def score_map(self, rollouts: Rollouts) -> ScoreMap:
+        """Mean balance score, corrected for luck, at every temperature of these responses and up to 21 thresholds:
+        the candidates, or as many from below the lowest reward to the highest."""
+        temperatures_T = np.unique(rollouts.temperatures_R)
+        low, high = float(rollouts.rewards_R.min()), float(rollouts.rewards_R.max())
+        width = (high - low) or 1.0
+        grid = np.linspace(low - width / (MOST_THRESHOLDS - 1), high, MOST_THRESHOLDS)
+        if self.thresholds is not None and len(self.thresholds) <= MOST_THRESHOLDS:
+            grid = np.array(sorted(self.thresholds))
+        by_temperature = [rollouts.at(temperature) for temperature in temperatures_T.tolist()]
+        scores_TH = [[self.scores(part, tau).mean() for tau in grid.tolist()] for part in by_temperature]
+        num_queries = [len(part.grids.rewards_NK) for part in by_temperature]
+        return ScoreMap(temperatures_T, grid, np.array(scores_TH), np.array(num_queries))
 
     def lucky_share(self, rollouts: Rollouts, threshold: float) -> float:
         """Expected share of lucky responses among the selectable correct ones above a threshold, in 0..1."""

@@ -19,7 +19,7 @@ from .config import IterationPlan
 from .errors import ConfigurationError
 from .luck import ESTIMATE
 from .probe import Ask, Order, probe
-from .records import Exploration, Request, Rollouts, Setting, concatenate
+from .records import Exploration, Request, Rollouts, ScoreMap, Setting, concatenate
 from .search import Prior
 from .shares import Search, Shares
 
@@ -245,7 +245,7 @@ class BalanceCallback(TrainerCallback):
         def ask(*orders: Order) -> Rollouts:
             return sample([self._request(*order) for order in orders if order[1]])
 
-        kept, temperature, threshold, figures = self._find_temperature(ask, queries)
+        kept, temperature, threshold, figures, score_map = self._find_temperature(ask, queries)
         explored = set() if kept is None else set(kept.query_ids_R.tolist())
         rest = [query for query in queries if query not in explored]
         most = self.num_generations
@@ -267,14 +267,16 @@ class BalanceCallback(TrainerCallback):
             hard = [query for query, good in zip(queries, rounds.num_good(queries), strict=True) if not good]
             rounds.until_good(hard, wanted=1, tries=most, most=2 * most, budget=saved)
         figures["balance/saved_completions"] = float(len(queries) * most - len(rounds.rollouts))
-        return Exploration(rounds.rollouts, temperature, threshold, figures, even, first)
+        if score_map is None:
+            score_map = self.appraiser.score_map(even)
+        return Exploration(rounds.rollouts, temperature, threshold, figures, even, first, score_map)
 
     def _find_temperature(
         self, ask: Ask, queries: Sequence[int]
-    ) -> tuple[Rollouts | None, float, float | None, dict[str, float]]:
-        """Responses worth keeping, the temperature, the threshold that goes with it, and what the search cost."""
+    ) -> tuple[Rollouts | None, float, float | None, dict[str, float], ScoreMap | None]:
+        """Responses worth keeping, the temperature, the threshold that goes with it, what the search cost and saw."""
         if len(self.temperatures) == 1:
-            return None, self.temperatures[0], None, {}
+            return None, self.temperatures[0], None, {}, None
         probed = probe(
             ask,
             self._agree,
@@ -301,7 +303,8 @@ class BalanceCallback(TrainerCallback):
                 found[0],
             )
         kept = probed.rollouts if self.search == "slices" else probed.rollouts.at(found[0])
-        return (kept if len(kept) else None), *found, probed.figures
+        score_map = self.appraiser.score_map(probed.rollouts)
+        return (kept if len(kept) else None), *found, probed.figures, score_map
 
     def _nearest(self, temperature: float) -> float:
         """The temperature in force; with slices the candidate next to it, since there may be no other responses."""

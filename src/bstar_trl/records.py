@@ -222,6 +222,23 @@ def concatenate(parts: Sequence[Rollouts]) -> Rollouts:
 
 
 @dataclass(frozen=True)
+class ScoreMap:
+    """Mean balance scores over temperatures and thresholds, as far as responses were there to tell.
+
+    Args:
+        temperatures_T (`float64`): in ascending order.
+        thresholds_H (`float64`): in ascending order.
+        scores_TH (`float64`): mean balance score at each pair, in 0..1.
+        num_queries_T (`int64`): queries that a temperature's scores are a mean of.
+    """
+
+    temperatures_T: np.ndarray
+    thresholds_H: np.ndarray
+    scores_TH: np.ndarray
+    num_queries_T: np.ndarray
+
+
+@dataclass(frozen=True)
 class Exploration:
     """An iteration's responses, and what was found while they were sampled.
 
@@ -235,6 +252,7 @@ class Exploration:
         first (`Rollouts`, *optional*): those at the chosen temperature that were sampled before anything was known
             about their query: `even`, and the first rounds of the other queries. `pass@1` is about these. `None`: as
             `even`.
+        score_map (`ScoreMap`, *optional*): what the search saw of the score.
     """
 
     rollouts: Rollouts
@@ -243,6 +261,7 @@ class Exploration:
     figures: dict[str, float] = field(default_factory=dict)
     even: Rollouts | None = None
     first: Rollouts | None = None
+    score_map: ScoreMap | None = None
 
     @property
     def evenly_sampled(self) -> Rollouts:

@@ -15,12 +15,39 @@ from conftest import make_trainer
 from PIL import Image
 from test_history import LOG
 
+from bstar_trl import BalanceCallback
+from bstar_trl.balance import mean_balance_score
 from bstar_trl.cli import main
 from bstar_trl.errors import ConfigurationError
 from bstar_trl.reports.page import render
 from bstar_trl.reports.run_files import RunRecorder, read_run
 from bstar_trl.reports.svg import Line, line_chart, nice_ticks, whole_ticks
 
+DETAILS = {
+    "temperature": 0.8,
+    "threshold": 0.5,
+    "score_map": {
+        "temperatures": [0.5, 0.8],
+        "thresholds": [0.0, 0.5, 1.0],
+        "scores": [[0.1, 0.2, 0.0], [0.3, 0.4, 0.0]],
+        "num_queries": [3, 5],
+    },
+    "rewards": {"edges": [0.0, 0.5, 1.0], "correct": [1, 7], "wrong": [9, 0]},
+    "unique_correct": [3, 0, 2],
+    "selected": [4, 1],
+    "responses": [
+        {
+            "prompt": "1+1=",
+            "text": text,
+            "reward": reward,
+            "correct": selected,
+            "reason": None,
+            "temperature": 0.8,
+            "selected": selected,
+        }
+        for text, reward, selected in (("<3>", 0.0, False), ("2", 1.0, True))
+    ],
+}
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -29,13 +56,15 @@ def state_of(lines: list[dict]) -> SimpleNamespace:
 
 
 def leave_run(folder, lines=LOG, facts=None):
-    recorder = RunRecorder(folder)
+    recorder = RunRecorder(folder, lambda: 2)
     recorder.begin({"Base": "a | model <b>"} if facts is None else facts)
     state = state_of([])
     recorder.on_train_begin(None, state, None)
     for line in lines:
         state.log_history.append(line)
         recorder.on_log(None, state, None)
+    for number in range(2) if lines else ():
+        recorder.add(number, DETAILS)
     return folder
 
 
@@ -76,13 +105,16 @@ def test_a_run_is_read_back_line_by_line(tmp_path):
 
 def test_a_resumed_run_drops_what_it_logs_again(tmp_path):
     leave_run(tmp_path / "out", LOG[:5])  # killed after its second iteration began
-    recorder, state = RunRecorder(tmp_path / "out"), state_of(LOG[:3])  # the checkpoint knows of the first
+    recorder, state = RunRecorder(tmp_path / "out", lambda: 1), state_of(LOG[:3])  # the checkpoint knows of the first
     recorder.on_train_begin(None, state, None)
     state.log_history.append(LOG[4] | {"balance/temperature": 0.5})
     recorder.on_log(None, state, None)
     recorder.on_evaluate(None, state, None)  # nothing new
     assert read_run(tmp_path / "out").rows[-1]["balance/temperature"] == 0.5
     assert len((tmp_path / "out/run_log/log.jsonl").read_text().splitlines()) == 4
+    assert [entry["iteration"] for entry in read_run(tmp_path / "out").details] == [1]
+    recorder.add(1, DETAILS)
+    assert [entry["iteration"] for entry in read_run(tmp_path / "out").details] == [1, 2]
 
 
 def test_a_run_that_was_killed_while_it_wrote(tmp_path):
@@ -133,6 +165,22 @@ def test_the_page_needs_no_network_and_says_every_figure(tmp_path):
     assert [run.name for run in runs] == re.findall(r"<b>(\w+)</b>:", text)
 
 
+def test_the_page_shows_each_iteration(tmp_path):
+    text = render([read_run(leave_run(tmp_path / "one"))])
+    page = Page(text)
+    assert text.count("<summary>Iteration") == 2
+    assert text.count("<details open>") == 1  # the last
+    for told in ("T = 0.8, tau = 0.5: 0.400", "T = 0.5, tau = 1: 0.000", "correct, 0.5 to 1: 7", "wrong, 0 to 0.5: 9"):
+        assert page.points.count(told) == 2
+    assert page.points.count("queries, 2: 2") == 2  # queries with two different right responses
+    assert [cell for cell in page.cells if cell in ("2", "<3>")][-2:] == ["2", "<3>"]  # selected first; escaped
+    assert len(re.findall(r'class="cell chosen" x="([\d.]+)"', text)) == 2
+    bars = re.findall(r'class="bar([01])" x="[\d.]+" y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', text)[:3]
+    unit = float(bars[0][2])  # one correct response with a reward below 0.5
+    assert [round(float(height) / unit) for _, _, height in bars] == [1, 7, 9]
+    assert float(bars[2][1]) + float(bars[2][2]) == pytest.approx(float(bars[0][1]), abs=0.11)  # upon each other
+
+
 def test_runs_of_one_name_are_numbered(tmp_path):
     runs = [read_run(leave_run(tmp_path / name / "out")) for name in "ab"]
     assert re.findall(r"<b>(out[^<]*)</b>:", render(runs)) == ["out (1)", "out (2)"]
@@ -153,8 +201,9 @@ def test_points_stand_where_their_figures_are():
     [
         (0, 1, [0, 0.25, 0.5, 0.75, 1]),
         (0.9, 1.2, [0.9, 1.0, 1.1, 1.2]),
-        (3, 3, [1, 2, 3, 4, 5]),
-        (0, 0, [-0.5, -0.25, 0, 0.25, 0.5]),
+        (3, 3, [0, 2, 4, 6]),
+        (-1, -1, [-2, -1.5, -1, -0.5, 0]),
+        (0, 0, [0, 0.25, 0.5, 0.75, 1]),
         (-3, 1234, [-500, 0, 500, 1000, 1500]),
     ],
 )
@@ -192,6 +241,7 @@ def test_a_training_leaves_its_log(tmp_path, model_path):
     found = read_run(tmp_path)
     assert found.finished
     assert found.facts["Rewards"]
+    check_details(trainer, found.details)
     logged = {line["step"]: line for line in trainer.state.log_history if "loss" in line}
     for row in found.rows:
         line = logged[row["step"]]
@@ -200,6 +250,63 @@ def test_a_training_leaves_its_log(tmp_path, model_path):
         }
     longer = [row | {"iteration": number} for number, row in enumerate(found.rows * 20, start=1)][:20]
     assert len(render([found.__class__(**(vars(found) | {"rows": longer}))])) < 3_000_000
+
+
+def check_details(trainer, details):
+    assert [entry["iteration"] for entry in details] == list(range(1, len(details) + 1))
+    logged = {line["iteration"]: line for line in trainer.state.log_history if "loss" in line}
+    for entry in details:
+        line = logged[entry["iteration"] - 1]
+        assert entry["temperature"] == line["balance/temperature"]
+        rewards, selected, unique = entry["rewards"], entry["selected"], entry["unique_correct"]
+        assert sum(rewards["correct"]) + sum(rewards["wrong"]) == line["explore/completions"]
+        assert sum(number * queries for number, queries in enumerate(selected)) == line["select/samples"]
+        mean = sum(number * queries for number, queries in enumerate(unique)) / sum(unique)
+        assert mean == pytest.approx(line["explore/unique_correct"])
+        assert {item["selected"] for item in entry["responses"]} <= {True, False}
+        for item in entry["responses"]:
+            assert item["correct"] == (item["reward"] >= 1)  # of the one verifier
+            assert item["prompt"] in trainer.train_dataset["prompt"][:]
+
+
+def test_a_map_of_the_score_by_brute_force(tmp_path, model_path):
+    trainer = make_trainer(tmp_path, model_path, callbacks=[BalanceCallback([0.7, 1.2])], max_steps=9)
+    seen = []
+    begin = trainer.balance.begin
+    trainer.balance.begin = lambda *given: seen.append(begin(*given)) or seen[-1]
+    trainer.train()
+    (entry,) = read_run(tmp_path).details
+    found = entry["score_map"]
+    assert found["temperatures"] == [0.7, 1.2]
+    assert len(found["thresholds"]) == 21
+    rollouts, num_checked = seen[0].rollouts, 0
+    for row, temperature in enumerate(found["temperatures"]):
+        at = rollouts.at(temperature)
+        if len(np.unique(at.query_ids_R)) != found["num_queries"][row]:
+            continue  # the winner, which the other queries were sampled at, too
+        grids, num_checked = at.grids, num_checked + 1
+        for column, threshold in enumerate(found["thresholds"]):
+            score = mean_balance_score(
+                grids.rewards_NK,
+                grids.correct_NK,
+                trainer.plan.target,
+                threshold,
+                selectable_NK=grids.selectable_NK,
+                **grids.luck,
+            )
+            assert found["scores"][row][column] == pytest.approx(score, abs=1e-4)
+    assert num_checked == 1
+
+
+def test_a_resumed_training_writes_each_iteration_once(tmp_path, model_path):
+    settings = {"save_strategy": "steps", "save_steps": 9, "logging_steps": 1, "max_steps": 18}
+    make_trainer(tmp_path, model_path, **settings).train()
+    whole = read_run(tmp_path)
+    assert [entry["iteration"] for entry in whole.details] == [1, 2]
+    make_trainer(tmp_path, model_path, **settings).train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+    again = read_run(tmp_path)
+    assert again.details == whole.details
+    assert [row["step"] for row in again.rows] == [row["step"] for row in whole.rows] == [9, 18]
 
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here (Debian: apt install chromium)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import jinja2
 
 from .columns import Column, evaluation_columns, iteration_columns, num_responses
 from .run_files import RunFiles
-from .svg import Line, line_chart, marker
+from .svg import Line, heat_map, histogram, line_chart, marker
 
 TEMPLATE = "page.html.jinja"
 
@@ -96,6 +96,7 @@ def render(runs: Sequence[RunFiles]) -> str:
         facts=list(dict.fromkeys(name for run in runs for name in run.facts)),
         sections=_sections(labels, runs),
         tables=[_table(run) for run in runs],
+        details=[[_detailed(entry) for entry in run.details] for run in runs],
     )
 
 
@@ -149,6 +150,37 @@ def _table(run: RunFiles) -> dict[str, Any]:
         for row in run.rows
     ]
     return {"titles": ["iteration", *(column.title for column in columns)], "lines": lines}
+
+
+def _detailed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The pictures of one iteration, and its responses."""
+    pictures = []
+    if seen := entry.get("score_map"):
+        rows, columns = seen["temperatures"], seen["thresholds"]
+        svg = heat_map(
+            "balance score", rows, columns, seen["scores"], chosen=(entry["temperature"], entry["threshold"])
+        )
+        few, many = min(seen["num_queries"]), max(seen["num_queries"])
+        counted = f"{few}" if few == many else f"{few} to {many}"
+        note = (
+            f"By temperature and threshold, on {counted} queries each. Framed: in force; dots: the best of each row."
+        )
+        pictures.append({"title": "Balance score", "note": note, "svg": svg})
+    rewards = entry["rewards"]
+    layers = [("correct", rewards["correct"]), ("wrong", rewards["wrong"])]
+    svg = histogram("rewards", rewards["edges"], layers, label="reward", line=entry["threshold"])
+    note = "Of the responses to select from: correct ones, and upon them wrong ones. The line is the threshold."
+    pictures.append({"title": "Rewards", "note": note, "svg": svg})
+    for name, title, what in (
+        ("unique_correct", "Different right responses", "Queries by their different right responses among K."),
+        ("selected", "Selected responses", "Queries by their selected responses."),
+    ):
+        if counts := entry.get(name):
+            edges = list(range(len(counts) + 1))
+            svg = histogram(title, edges, [("queries", counts)], label="responses of a query", whole=True)
+            pictures.append({"title": title, "note": what, "svg": svg})
+    responses = sorted(entry["responses"], key=lambda item: not item["selected"])
+    return {"iteration": entry["iteration"], "pictures": pictures, "responses": responses}
 
 
 def _mark(place: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,26 @@ from ..errors import ConfigurationError
 from .history import Row, iteration_rows
 
 FOLDER = "run_log"  # in the output folder
-LOG, FACTS = "log.jsonl", "run.json"
+LOG, DETAILS, FACTS = "log.jsonl", "iterations.jsonl", "run.json"
 
 
 class RunRecorder(TrainerCallback):
-    """Writes each line of the trainer's log into `<output_dir>/run_log/log.jsonl` as it comes.
+    """Writes each line of the trainer's log into `<output_dir>/run_log/log.jsonl` as it comes, and what an iteration
+    found beyond single figures into `iterations.jsonl`.
 
-    A run that starts anew starts a new file. A resumed one keeps the lines up to its checkpoint: what a killed run
+    A run that starts anew starts new files. A resumed one keeps the lines up to its checkpoint: what a killed run
     logged after it is trained, and logged, again.
+
+    Args:
+        output_dir (`str` or `Path`): the run's.
+        num_iterations (`Callable`): how many iterations the run has begun.
     """
 
-    def __init__(self, output_dir: str | Path):
+    def __init__(self, output_dir: str | Path, num_iterations: Callable[[], int]):
         self.folder = Path(output_dir) / FOLDER
+        self.num_iterations = num_iterations
         self._written = 0  # lines of the trainer's log
+        self._is_writer = False  # the main process's is
 
     def begin(self, facts: Mapping[str, str]) -> None:
         """Called by the trainer, on the main process, with what the run is."""
@@ -37,10 +44,26 @@ class RunRecorder(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The log so far: nothing, or that of the checkpoint."""
-        if state.is_world_process_zero:
+        self._is_writer = state.is_world_process_zero
+        if self._is_writer:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / LOG).write_text("".join(map(_line, state.log_history)), encoding="utf-8")
             self._written = len(state.log_history)
+            path = self.folder / DETAILS
+            found = list(_read_lines(path)) if path.exists() else []
+            kept = [entry for entry in found if entry["iteration"] <= self.num_iterations()]
+            path.write_text("".join(map(_line, kept)), encoding="utf-8")
+
+    def add(self, iteration: int, details: Mapping[str, Any]) -> None:
+        """Called by the trainer when the next iteration begins to train.
+
+        Args:
+            iteration (`int`): iterations begun before it.
+            details (`Mapping`): ready for JSON.
+        """
+        if self._is_writer:
+            with (self.folder / DETAILS).open("a", encoding="utf-8") as file:
+                file.write(_line({"iteration": iteration + 1, **details}))
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A line has come."""
@@ -50,7 +73,7 @@ class RunRecorder(TrainerCallback):
     on_train_end = on_log
 
     def _catch_up(self, state: Any) -> None:
-        if state.is_world_process_zero and self.folder.exists():
+        if self._is_writer:
             with (self.folder / LOG).open("a", encoding="utf-8") as file:
                 file.writelines(map(_line, state.log_history[self._written :]))
             self._written = len(state.log_history)
@@ -64,6 +87,7 @@ class RunFiles:
         name: of its folder.
         facts: what it was, by title; empty where it did not say.
         rows: its log by iteration.
+        details: what each iteration found beyond single figures, as `training.details` says.
         seconds: how long it has trained, by its log; 0 where it says nothing.
         finished: whether it reached its end.
         missing: what a report would hold, had the run left it, in words.
@@ -72,6 +96,7 @@ class RunFiles:
     name: str
     facts: Mapping[str, str]
     rows: list[Row]
+    details: list[dict[str, Any]]
     seconds: float
     finished: bool
     missing: tuple[str, ...]
@@ -106,11 +131,16 @@ def read_run(folder: str | Path) -> RunFiles:
         missing.append("figures: no iteration has ended yet")
     elif not any(name.startswith("eval_") for row in rows for name in row):
         missing.append("evaluations: none was logged (eval_strategy)")
+    details_path = path / FOLDER / DETAILS
+    details = list(_read_lines(details_path)) if details_path.exists() else []
+    if rows and not details:
+        missing.append("maps, histograms and responses of its iterations")
     summary = next((line for line in reversed(lines) if "train_runtime" in line), None)
     return RunFiles(
         name=path.resolve().name,
         facts=facts,
         rows=rows,
+        details=details,
         seconds=float(summary["train_runtime"]) if summary is not None else 0.0,
         finished=summary is not None,
         missing=tuple(missing),

@@ -88,9 +88,9 @@ def marker(place: int, x: float, y: float, size: float = 3.2) -> str:
 def nice_ticks(low: float, high: float) -> list[float]:
     """Round numbers, at least two, from at most `low` to at least `high`."""
     span = high - low
-    if span <= 0:
-        span = abs(high) or 1.0
-        low, high = low - span / 2, high + span / 2
+    if span <= 0:  # one value: from 0 to its double, so that it stands in the middle
+        low, high = sorted((0.0, 2 * high)) if high else (0.0, 1.0)
+        span = high - low
     rough = span / TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
@@ -102,3 +102,124 @@ def whole_ticks(low: float, high: float) -> list[int]:
     """At most about eight whole numbers within bounds."""
     step = max(1, math.ceil((high - low) / 8))
     return list(range(math.ceil(low), math.floor(high) + 1, step))
+
+
+def heat_map(
+    title: str,
+    rows: Sequence[float],
+    columns: Sequence[float],
+    values: Sequence[Sequence[float]],
+    *,
+    chosen: tuple[float, float] | None = None,
+) -> str:
+    """A map of values in 0..1: a row for each temperature (the lowest at the bottom), a column for each threshold.
+
+    Args:
+        title: what it shows.
+        rows, columns: temperatures and thresholds in ascending order.
+        values: (rows, columns).
+        chosen: the pair in force; its cell, the nearest one, has a frame.
+
+    Returns:
+        An `<svg>` element. Darker cells of a light page, and brighter ones of a dark page, have higher values; a dot
+        marks the largest value of each row.
+    """
+    largest = max(max(line) for line in values) or 1.0
+    width, height = (WIDTH - LEFT - RIGHT) / len(columns), (HEIGHT - TOP - BOTTOM) / len(rows)
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+    framed = None
+    if chosen is not None:
+        framed = _nearest(rows, chosen[0]), _nearest(columns, chosen[1])
+    for line, temperature in enumerate(rows):
+        y = HEIGHT - BOTTOM - (line + 1) * height
+        best = max(range(len(columns)), key=lambda column: (values[line][column], column))
+        middle = y + height / 2
+        parts.append(
+            f'<text class="tick" x="{LEFT - 6}" y="{middle + 3.5:.1f}" text-anchor="end">{temperature:g}</text>'
+        )
+        for column, threshold in enumerate(columns):
+            value = values[line][column]
+            x = LEFT + column * width
+            told = f"T = {temperature:g}, tau = {threshold:.3g}: {value:.3f}"
+            frame = " chosen" if (line, column) == framed else ""
+            parts.append(
+                f'<rect class="cell{frame}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" '
+                f'fill-opacity="{value / largest:.2f}"><title>{told}</title></rect>'
+            )
+            if column == best:
+                parts.append(f'<circle class="best" cx="{x + width / 2:.1f}" cy="{middle:.1f}" r="2"/>')
+    for column in range(0, len(columns), max(1, len(columns) // 5)):
+        x = LEFT + (column + 0.5) * width
+        told = f"{columns[column]:.2g}"
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{told}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="tick" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">threshold</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def histogram(
+    title: str,
+    edges: Sequence[float],
+    layers: Sequence[tuple[str, Sequence[int]]],
+    *,
+    label: str,
+    line: float | None = None,
+    whole: bool = False,
+) -> str:
+    """Counts over bins, layers stacked upon each other.
+
+    Args:
+        title: what it shows.
+        edges: of the bins, one more than these.
+        layers: name and counts of each, from the bottom; the second one is hatched.
+        label: of the axis.
+        line: a value to mark.
+        whole: the bins are the numbers 0, 1, 2, ..., whose ticks stand in their middles.
+
+    Returns:
+        An `<svg>` element.
+    """
+    totals = [sum(counts) for counts in zip(*(counts for _, counts in layers), strict=True)]
+    ticks = nice_ticks(0, max(totals) or 1)
+    low, high = edges[0], edges[-1]
+
+    def across(value: float) -> float:
+        return LEFT + (value - low) / ((high - low) or 1.0) * (WIDTH - LEFT - RIGHT)
+
+    def up(count: float) -> float:
+        return HEIGHT - BOTTOM - count / ticks[-1] * (HEIGHT - TOP - BOTTOM)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+    for tick in ticks:
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(tick):.1f}" y2="{up(tick):.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{up(tick) + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
+    below = [0] * len(totals)
+    for place, (name, counts) in enumerate(layers):
+        for number, count in enumerate(counts):
+            if count:
+                x, right = across(edges[number]), across(edges[number + 1])
+                top = up(below[number] + count)
+                span = f"{number}" if whole else f"{edges[number]:.3g} to {edges[number + 1]:.3g}"
+                parts.append(
+                    f'<rect class="bar{place}" x="{x + 0.5:.1f}" y="{top:.1f}" width="{max(right - x - 1, 0.5):.1f}" '
+                    f'height="{up(below[number]) - top:.1f}"><title>{escape(name)}, {span}: {count}</title></rect>'
+                )
+                below[number] += count
+    numbers = whole_ticks(0, len(totals) - 1) if whole else nice_ticks(low, high)
+    for value in numbers:
+        x = across(value + 0.5 * (edges[1] - edges[0]) if whole else value)
+        if LEFT - 1 <= x <= WIDTH - RIGHT + 1:
+            parts.append(
+                f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{value:g}</text>'
+            )
+    if line is not None and low <= line <= high:
+        parts.append(
+            f'<line class="mark" x1="{across(line):.1f}" x2="{across(line):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        )
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="tick" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(label)}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def _nearest(values: Sequence[float], wanted: float) -> int:
+    return min(range(len(values)), key=lambda place: abs(values[place] - wanted))

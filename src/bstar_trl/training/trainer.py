@@ -32,6 +32,7 @@ from ..selection import select
 from .batches import BatchShape, Ticks, TrainingBatches
 from .checks import check_dataset, check_trainable, is_balance_callback, prepare
 from .citation import PAPER
+from .details import iteration_details
 from .evaluation import evaluation_datasets, evaluation_metrics
 from .figures import iteration_metrics
 from .inheritance import Inheritance
@@ -134,7 +135,7 @@ class BSTaRTrainer(GRPOTrainer):
         self._table: CompletionsTable | None = None
         self._build_parts(prepared.verifiers)
         self._set_up_tables()
-        self._recorder = RunRecorder(str(self.args.output_dir))
+        self._recorder = RunRecorder(str(self.args.output_dir), lambda: self.iteration)
         super().add_callback(self._recorder)
 
     def _build_parts(self, verifiers: Verifiers) -> None:
@@ -249,6 +250,7 @@ class BSTaRTrainer(GRPOTrainer):
             "iteration": float(self.iteration),
             "num_tokens": float(self.state.num_input_tokens_seen),
         }
+        self._recorder.add(self.iteration, iteration_details(exploration, setting, selection, sampler))
         if self.args.log_completions:
             shown = exploration.rollouts.take(np.arange(min(self.args.chunk_size, len(exploration.rollouts))))
             extras = self._logs["extra"] = sampler.logged_extras(shown.rows_R)  # where TRL keeps them
