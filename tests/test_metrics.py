@@ -14,6 +14,7 @@ from bstar_trl.errors import ConfigurationError
 from bstar_trl.metrics import (
     agreement,
     best_of_k,
+    bootstrap_interval,
     distinct_equations,
     equations,
     pass_at_k,
@@ -298,3 +299,21 @@ def test_agreement_goes_from_none_to_always():
         unique_correct(correct, [[0, 1]])
     with pytest.raises(ConfigurationError, match="must be a matrix"):
         solved_shares([True])
+
+
+@pytest.mark.parametrize("kind", ["shares", "numbers"])
+def test_bootstrap_intervals_are_those_of_scipy(kind):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 9, 120) / 8 if kind == "shares" else rng.normal(3, 2, 120)
+    expected = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", random_state=1)
+    found = bootstrap_interval([*values, np.nan], draws=20_000)
+    assert found == pytest.approx(tuple(expected.confidence_interval), abs=0.02 * values.std())
+    wide = bootstrap_interval(values, level=0.99)
+    assert wide[0] < found[0] < values.mean() < found[1] < wide[1]
+    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
+
+
+def test_bootstrap_intervals_of_little():
+    assert bootstrap_interval([0.5]) == (0.5, 0.5)
+    assert all(map(math.isnan, bootstrap_interval([])))
+    assert all(map(math.isnan, bootstrap_interval([np.nan])))

@@ -178,6 +178,32 @@ def agreement(values_NK: ArrayLike, correct_NK: ArrayLike) -> float:
     return won / pairs if pairs else math.nan
 
 
+def bootstrap_interval(
+    values_N: ArrayLike, *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Bounds between which the mean lies, by resampling queries (percentile bootstrap).
+
+    Args:
+        values_N (`float`, N queries): a figure of each query; NaN does not count.
+        level (`float`): in (0, 1).
+        draws (`int`): resamples.
+        seed (`int`): of the resamples.
+
+    Returns:
+        `(low, high)`; NaN where no query counts.
+    """
+    values = np.asarray(values_N, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    # The mean of a resample depends only on how often each value was drawn.
+    distinct, counts = np.unique(values, return_counts=True)
+    drawn = rng.multinomial(len(values), counts / len(values), size=draws)
+    low, high = np.quantile(drawn @ distinct / len(values), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def distinct_equations(
     responses: Sequence[Sequence[str]], correct: Sequence[Sequence[bool]], *, per_query: bool = False
 ) -> float | np.ndarray:

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from trl import GRPOConfig
 
 from bstar_trl import BalanceCallback, BSTaRConfig
-from bstar_trl.cli.train import help_text
+from bstar_trl.cli.train import ABOUT, EXAMPLE, USAGE, options_text
 from bstar_trl.errors import ConfigurationError
 from bstar_trl.launch.parsing import GROUPS, parse
 from bstar_trl.launch.train import balance_of
@@ -145,7 +145,7 @@ def test_the_callback_gets_what_is_set():
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_help_names_every_option_of_ours(width):
-    text = help_text(width)
+    text = options_text(USAGE, ABOUT, EXAMPLE, width)
     assert max(len(line) for line in text.splitlines() if "bstar-trl train" not in line) <= max(60, width)
     ours = {item.name for group in GROUPS[:3] for item in dataclasses.fields(group)}
     ours |= {item.name for item in dataclasses.fields(BSTaRConfig)} - {
@@ -156,7 +156,7 @@ def test_help_names_every_option_of_ours(width):
 
 def test_help_tells_the_defaults_of_trl():
     options = parse([*NEEDED, "--use_peft", "false"])
-    text = help_text(100)
+    text = options_text(USAGE, ABOUT, EXAMPLE, 100)
     (line,) = [line for line in text.splitlines() if line.startswith("  --num_generations ")]
     assert f"(default: {options.args.num_generations})" in line
     assert TrainingArguments.num_train_epochs == 3  # as the line of max_steps says

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import BStarError, ConfigurationError, DatasetError
-from . import annotate, demo, env, report, sandbox_check, train, train_prm
+from . import annotate, demo, env, evaluate, report, sandbox_check, train, train_prm
 from .values import underscored
 
 FAILED, WRONG_USAGE = 1, 2
@@ -28,12 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    if words[:1] == [train.NAME]:  # its options are TRL's, and more than argparse has to know before torch is loaded
-        return train.run(words[1:])
+    for command in (train, evaluate):  # their options are TRL's, and argparse would have to load torch to know them
+        if words[:1] == [command.NAME]:
+            return command.run(words[1:])
     parser = argparse.ArgumentParser(prog="bstar-trl", description="B-STaR for TRL.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser(train.NAME, help=train.SUMMARY)
+    for command in (train, evaluate):
+        commands.add_parser(command.NAME, help=command.SUMMARY)
     for command in (report, demo, annotate, train_prm, sandbox_check, env):
         command.add_to(commands)
     parsed = parser.parse_args(words)

@@ -46,7 +46,7 @@ USUAL = (
 def run(words: Sequence[str]) -> int:
     """Train; wrong words raise `ConfigurationError`."""
     if "-h" in words or "--help" in words:
-        print(help_text(shutil.get_terminal_size().columns))
+        print(options_text(USAGE, ABOUT, EXAMPLE, shutil.get_terminal_size().columns))
         return 0
     import warnings
 
@@ -67,10 +67,10 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def help_text(width: int) -> str:
-    """What `--help` prints, in lines of at most `width` columns."""
+def options_text(usage: str, about: str, example: str, width: int) -> str:
+    """What `--help` prints of a command with a configuration's options, in lines of at most `width` columns."""
     width = max(60, min(width, 100))
-    lines = [f"usage: {USAGE}", "", *textwrap.wrap(ABOUT, width), "", "example:", EXAMPLE]
+    lines = [f"usage: {usage}", "", *textwrap.wrap(about, width), "", "example:", example]
     for title, group in SECTIONS:
         lines += ["", f"{title}:"]
         for item in dataclasses.fields(group):

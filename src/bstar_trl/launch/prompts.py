@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import string
 from typing import Any
@@ -36,13 +37,23 @@ def training_rows(options: DataOptions, *, is_chat: bool) -> Dataset:
 
 def evaluation_rows(options: DataOptions, *, is_chat: bool) -> Dataset | None:
     """The rows to evaluate on, if the options name any; errors as of [`training_rows`]."""
-    name, config = options.eval_dataset_name or options.dataset_name, options.dataset_config
-    split = options.dataset_test_split or "train"
     if options.eval_dataset_name is None and options.dataset_test_split is None:
         return None
-    assert name is not None
-    rows = read_dataset(name, config=config if options.eval_dataset_name is None else None, split=split)
-    return as_queries(rows, name, options, is_chat=is_chat)
+    return training_rows(rows_to_evaluate(options), is_chat=is_chat)
+
+
+def rows_to_evaluate(options: DataOptions) -> DataOptions:
+    """The same options, with what [`evaluation_rows`] reads as the data itself; without any, the training data."""
+    if options.eval_dataset_name is None and options.dataset_test_split is None:
+        return options
+    return dataclasses.replace(
+        options,
+        dataset_name=options.eval_dataset_name or options.dataset_name,
+        dataset_config=options.dataset_config if options.eval_dataset_name is None else None,
+        dataset_train_split=options.dataset_test_split or "train",
+        eval_dataset_name=None,
+        dataset_test_split=None,
+    )
 
 
 def as_queries(rows: Dataset, source: str, options: DataOptions, *, is_chat: bool) -> Dataset:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, ProgressCallback
+from transformers import ProgressCallback
 from trl import get_peft_config, get_quantization_config
 
 from ..callback import DEFAULT_TEMPERATURES, BalanceCallback
@@ -15,25 +15,26 @@ from ..luck import ESTIMATE
 from ..options import BalanceOptions
 from ..reports import LiveTable
 from ..training.trainer import BSTaRTrainer
+from .models import load_start, load_tokenizer
 from .parsing import Options
 from .prompts import evaluation_rows, training_rows
 
 logger = logging.getLogger(__name__)
 
 
-def build_trainer(options: Options) -> BSTaRTrainer:
+def build_trainer(options: Options, *, shows_table: bool = True) -> BSTaRTrainer:
     """The trainer of these options.
+
+    Args:
+        options (`Options`): as parsed.
+        shows_table (`bool`): a line per iteration.
 
     Raises:
         ConfigurationError: options that cannot work, or a model that cannot be loaded.
         DatasetError: the data cannot be read, or lacks a column.
     """
     model, args = options.model, options.args
-    name = str(model.model_name_or_path)
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=model.model_revision)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"cannot load the tokenizer of {name!r}: {error}") from error
+    tokenizer = load_tokenizer(model)
     is_chat = tokenizer.chat_template is not None
     rows = training_rows(options.data, is_chat=is_chat)
     held_out = evaluation_rows(options.data, is_chat=is_chat)
@@ -44,11 +45,13 @@ def build_trainer(options: Options) -> BSTaRTrainer:
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
     }
-    args.model_init_kwargs = loading | dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
+    loading |= dict(args.model_init_kwargs or {})  # type: ignore[arg-type]
+    start = load_start(model, loading)
+    args.model_init_kwargs = loading if isinstance(start, str) else None
     if options.rewards.weights is not None:
         args.reward_weights = options.rewards.weights
     trainer = BSTaRTrainer(
-        model=name,
+        model=start,
         reward_funcs=options.rewards.functions,
         args=args,
         train_dataset=rows,
@@ -56,7 +59,7 @@ def build_trainer(options: Options) -> BSTaRTrainer:
         processing_class=tokenizer,
         peft_config=get_peft_config(model),
         quantization_config=get_quantization_config(model),
-        callbacks=[balance_of(options.balance), LiveTable()],
+        callbacks=[balance_of(options.balance), *([LiveTable()] if shows_table else [])],
     )
     trainer.remove_callback(ProgressCallback)  # its lines would interrupt the table
     return trainer

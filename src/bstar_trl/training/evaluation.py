@@ -7,10 +7,11 @@ would be wrong. A likelihood of unselected samples means nothing, so there is no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DatasetError
-from ..records import Request
+from ..records import Request, Rollouts
 from ..rollouts.round import Sampler
 from .figures import completion_metrics, pass_metrics, reward_metrics
 
@@ -36,26 +37,44 @@ def evaluation_datasets(given: Any, of_trainer: Any) -> dict[str, Any]:
     return {f"_{name}": dataset for name, dataset in given.items()} if isinstance(given, dict) else {"": given}
 
 
-def evaluation_metrics(
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation sampled.
+
+    Args:
+        greedy (`Rollouts`): one response to each query, at temperature 0.
+        sampled (`Rollouts`): K responses to each.
+    """
+
+    greedy: Rollouts
+    sampled: Rollouts
+
+
+def sample_evaluation(
     sampler: Sampler, query_ids: Sequence[int], *, num_generations: int, temperature: float, seed: int
-) -> dict[str, float]:
-    """Metrics of the policy on these queries, from one greedy and K = `num_generations` sampled responses to each.
+) -> Evaluated:
+    """One greedy and K = `num_generations` sampled responses to each of these queries. A collective."""
+    ids = tuple(query_ids)
+    rollouts = sampler([Request(ids, GREEDY, 1, seed), Request(ids, float(temperature), num_generations, seed)])
+    return Evaluated(rollouts.at(GREEDY), rollouts.at(float(temperature)))
+
+
+def evaluation_metrics(evaluated: Evaluated, sampler: Sampler) -> dict[str, float]:
+    """Metrics of the policy on the queries that `sampler` was asked.
 
     Returns:
         `dict[str, float]`: `greedy_pass@1`; of the sampled responses `pass@1` (mean over K), `pass@<K>` and
         `pass@<K>-4` (from K = 4 on), and TRL's figures of rewards and lengths; and what the reward functions log.
         Figures of one of several verifiers end in its name. A reward model alone has no `pass@*`.
     """
-    ids = tuple(query_ids)
-    rollouts = sampler([Request(ids, GREEDY, 1, seed), Request(ids, float(temperature), num_generations, seed)])
-    greedy, sampled = rollouts.at(GREEDY), rollouts.at(float(temperature))
+    greedy, sampled = evaluated.greedy, evaluated.sampled
     verifiers = sampler.scorer.verifiers
     figures: dict[str, float] = {}
     if not verifiers.are_relative:
         figures = {"greedy_pass@1": float(greedy.correct_R.mean()), **pass_metrics(sampled, sampled)}
-    for name, mine in verifiers.split(rollouts).items():
-        figures[f"greedy_pass@1/{name}"] = float(mine.at(GREEDY).correct_R.mean())
-        mine = mine.at(float(temperature))
+    by_verifier = verifiers.split(greedy)
+    for name, mine in verifiers.split(sampled).items():
+        figures[f"greedy_pass@1/{name}"] = float(by_verifier[name].correct_R.mean())
         figures |= {f"{figure}/{name}": value for figure, value in pass_metrics(mine, mine).items()}
     figures |= reward_metrics(sampled, sampler.scorer) | completion_metrics(sampled)
     figures["num_tokens"] = float(sampler.trainer_state.num_input_tokens_seen)  # of the training so far, as in TRL

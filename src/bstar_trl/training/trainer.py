@@ -33,7 +33,7 @@ from .batches import BatchShape, Ticks, TrainingBatches
 from .checks import check_dataset, check_trainable, is_balance_callback, prepare
 from .citation import PAPER
 from .details import iteration_details
-from .evaluation import evaluation_datasets, evaluation_metrics
+from .evaluation import Evaluated, evaluation_datasets, evaluation_metrics, sample_evaluation
 from .figures import iteration_metrics
 from .inheritance import Inheritance
 from .model_card import Run, complete_card, facts_of
@@ -348,21 +348,32 @@ class BSTaRTrainer(GRPOTrainer):
 
     def _evaluate_on(self, dataset: Any, prefix: str) -> dict[str, float]:
         started = time.time()
-        rows = dict(enumerate(self._columns_in_use(dataset)))
-        with self.policy.session():
-            figures = evaluation_metrics(
-                self._sampler(rows),
-                list(rows),
-                num_generations=self.args.num_eval_generations,
-                temperature=self.args.temperature,
-                seed=self.args.seed,
-            )
-        figures = {f"{prefix}_{name}": value for name, value in figures.items()}
-        num_steps = -(-len(rows) // self.args.per_device_eval_batch_size)
-        figures |= speed_metrics(prefix, started, num_samples=len(rows), num_steps=num_steps)
+        evaluated, sampler = self.sample_evaluation(dataset)
+        figures = {f"{prefix}_{name}": value for name, value in evaluation_metrics(evaluated, sampler).items()}
+        num_rows = len(evaluated.greedy)
+        num_steps = -(-num_rows // self.args.per_device_eval_batch_size)
+        figures |= speed_metrics(prefix, started, num_samples=num_rows, num_steps=num_steps)
         self.log(figures)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
         return figures
+
+    def sample_evaluation(self, dataset: Any) -> tuple[Evaluated, Sampler]:
+        """The responses that [`evaluate`] measures, and the sampler that has their texts. A collective.
+
+        Args:
+            dataset (`Dataset` or `IterableDataset`): rows with a prompt, and what the reward functions need.
+        """
+        rows = dict(enumerate(self._columns_in_use(dataset)))
+        sampler, args = self._sampler(rows), self.args
+        with self.policy.session():
+            evaluated = sample_evaluation(
+                sampler,
+                list(rows),
+                num_generations=args.num_eval_generations,
+                temperature=args.temperature,
+                seed=args.seed,
+            )
+        return evaluated, sampler
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: the parent's `predict` would need it, and a row of prompts has no prediction."""
