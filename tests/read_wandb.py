@@ -30,6 +30,7 @@ class WandbRun:
     project: str = ""
     config: dict = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
+    axes: dict[str, str] = field(default_factory=dict)  # of metrics by name or glob
 
 
 def read_payloads(raw: bytes) -> Iterator[bytes]:
@@ -69,6 +70,9 @@ def read_run(folder: Path) -> WandbRun:
             run.history.append(values_of(record.history.item))
         elif kind == "config":
             run.config |= values_of(record.config.update)
+        elif kind == "metric":
+            metric = record.metric
+            run.axes[metric.name or metric.glob_name] = metric.step_metric
         elif kind == "run":
             run.name, run.project = record.run.display_name, record.run.project
             run.config |= values_of(record.run.config.update)

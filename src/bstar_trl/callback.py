@@ -156,6 +156,21 @@ class BalanceCallback(TrainerCallback):
         )
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that it was made with, by their names, and ready for JSON."""
+        return {
+            "temperatures": self._given_temperatures,
+            "thresholds": self.thresholds,
+            "num_queries": self._given_num_queries,
+            "search": self._given_search,
+            "allocation": self.allocation,
+            "reinvest": self.reinvest,
+            "chance": self.chance,
+            "smooth": self.smooth,
+            "threshold_on": self.threshold_on,
+        }
+
+    @property
     def probes(self) -> bool:
         """Whether there is more than one temperature to choose from."""
         return self._given_temperatures is not None and len(self._given_temperatures) > 1

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import TESTS, make_chat_dataset, make_dataset, make_trainer, text_of
+from PIL import Image
 from read_wandb import read_run, read_tables
 
 from bstar_trl import BalanceCallback
@@ -49,6 +50,8 @@ def main(output_dir: str, model_path: str) -> None:
     )
     whole.train()
     wandb.finish()
+    details = Path(output_dir, "run_log", "iterations.jsonl").read_text().splitlines()
+    Path(output_dir, "details.json").write_text(f"[{','.join(details)}]")
     make_trainer(output_dir, model_path, run_name="unique", log_unique_prompts=True, max_steps=1, **settings).train()
     Path(output_dir, "history.json").write_text(json.dumps(whole.balance.history))
 
@@ -82,6 +85,64 @@ def test_every_balance_scalar_is_in_the_wandb_file(logged):
         assert {"train/rewards/Digits/mean", "train/rewards/short/mean", "train/reward"} <= row.keys()
     assert run.config["inheritance"] == "online"
     assert run.config["temperature"] == 1.0
+
+
+def test_wandb_gets_the_axis_and_the_configuration(logged):
+    run = read_run(folder_of(logged, "whole"))
+    assert run.config["bstar"]["balance"]["temperatures"] == [0.7, 1.2]
+    assert run.config["bstar"]["balance"]["chance"] == "estimate"
+    assert run.config["bstar"]["plan"]["num_queries"] == 17
+    assert run.config["bstar"]["rewards"] == "Digits (weight 1, the verifier), short (weight 1)"
+    assert {"train/balance/*", "train/explore/*", "train/select/*"} <= {
+        name for name, axis in run.axes.items() if axis == "train/iteration"
+    }
+
+
+def test_wandb_gets_maps_histograms_and_a_table_that_grows(logged):
+    folder = folder_of(logged, "whole")
+    run, details = read_run(folder), read_iterations(logged)
+    maps = [row for row in run.history if "train/score_map/path" in row]
+    assert [row["train/iteration"] for row in maps] == [0, 1]
+    for row in maps:
+        with Image.open(folder / "files" / row["train/score_map/path"]) as picture:
+            assert picture.format == "PNG"
+            assert min(picture.size) > 200
+    for row, entry in zip(maps, details, strict=True):
+        rewards = entry["rewards"]
+        for kind in ("correct", "wrong"):
+            assert row[f"train/histograms/rewards_{kind}/values"] == rewards[kind]
+            assert row[f"train/histograms/rewards_{kind}/bins"] == pytest.approx(rewards["edges"])
+        for name in ("selected", "unique_correct"):
+            assert row[f"train/histograms/{name}/values"] == entry[name]
+    assert [len(table) for table in read_tables(folder, "completions")] == [51, 51]  # only the new rows are sent
+    assert [set(table["iteration"]) for table in read_tables(folder, "completions")] == [{0}, {1}]
+
+
+def test_monitoring_that_fails_warns_and_stops_nothing(monkeypatch, caplog):
+    import wandb
+
+    from bstar_trl.training.trackers import WandbTracker
+
+    class Broken:
+        id = "x"
+
+        @property
+        def config(self):
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(wandb, "run", Broken())
+    monkeypatch.setattr(wandb, "define_metric", lambda *given, **options: None)
+    tracker = WandbTracker(["wandb"], dict)
+    for _ in range(2):
+        tracker.send_completions(0, 1, pd.DataFrame({"prompt": ["a"]}))
+    assert [record.message for record in caplog.records].count(
+        "W&B was not sent everything, the training goes on: no space left on device"
+    ) == 1
+    WandbTracker(["tensorboard"], dict).send_completions(0, 1, pd.DataFrame({"prompt": ["a"]}))
+
+
+def read_iterations(logged) -> list[dict]:
+    return json.loads((logged / "details.json").read_text())
 
 
 def test_only_unique_prompts_are_sent_to_wandb(logged):

@@ -123,3 +123,32 @@ def plot_curves(
         axes.flat[0].legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def plot_score_map(seen: Mapping[str, Any], chosen: tuple[float, float]) -> Any:
+    """A heat map of the balance score over temperature and threshold.
+
+    Args:
+        seen (`Mapping`): `temperatures`, `thresholds`, `scores` by both, as a run's details hold them.
+        chosen (`tuple[float, float]`): temperature and threshold in force.
+
+    Returns:
+        A matplotlib figure, which the caller closes.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    pyplot = load_pyplot()
+    temperatures, thresholds = seen["temperatures"], seen["thresholds"]
+    figure, axis = pyplot.subplots(figsize=(7, 0.5 * len(temperatures) + 1.6), constrained_layout=True)
+    image = axis.imshow(seen["scores"], origin="lower", aspect="auto", cmap="cividis", vmin=0)
+    figure.colorbar(image, label="balance score")
+    axis.set_yticks(range(len(temperatures)), [f"{value:g}" for value in temperatures])
+    places = range(0, len(thresholds), max(1, len(thresholds) // 7))
+    axis.set_xticks(list(places), [f"{thresholds[place]:.2g}" for place in places])
+    axis.set_xlabel("threshold")
+    axis.set_ylabel("temperature")
+    row = min(range(len(temperatures)), key=lambda place: abs(temperatures[place] - chosen[0]))
+    column = min(range(len(thresholds)), key=lambda place: abs(thresholds[place] - chosen[1]))
+    axis.plot([column], [row], marker="s", markersize=11, markerfacecolor="none", markeredgecolor="white")
+    return figure

@@ -40,8 +40,12 @@ def completions_table(shown: Rollouts, selection: Selection, sampler: Sampler) -
     return texts | values | ours
 
 
-def log_completions(columns: CompletionsTable, args: BSTaRConfig, step: int) -> None:
-    """Where `log_completions` is on: save the table as TRL does, print some of it, send it to W&B or trackio."""
+def log_completions(columns: CompletionsTable, args: BSTaRConfig, step: int) -> pd.DataFrame:
+    """Where `log_completions` is on: save the table as TRL does, print some of it, send it to trackio.
+
+    Returns:
+        `pd.DataFrame`: the rows for trackers: all, or with `log_unique_prompts` one of each prompt.
+    """
     table = pd.DataFrame({"step": [step] * len(columns["prompt"]), **columns})
     folder = os.path.join(str(args.output_dir), "completions")
     os.makedirs(folder, exist_ok=True)
@@ -49,16 +53,11 @@ def log_completions(columns: CompletionsTable, args: BSTaRConfig, step: int) -> 
     if is_rich_available():
         _print_completions(table, args.num_completions_to_print)
     shown = table[~table["prompt"].astype(str).duplicated()] if args.log_unique_prompts else table
-    trackers = args.report_to or []
-    if "wandb" in trackers:
-        import wandb
-
-        if wandb.run is not None:
-            wandb.log({"completions": wandb.Table(dataframe=shown)})
-    if "trackio" in trackers:
+    if "trackio" in (args.report_to or []):
         import trackio
 
         trackio.log({"completions": trackio.Table(dataframe=shown)})
+    return shown
 
 
 def _print_completions(table: pd.DataFrame, most: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -41,6 +42,7 @@ from .policy import Policy
 from .progress import explain_empty, with_progress
 from .run_state import RunState, last_whole_checkpoint
 from .tables import CompletionsTable, completions_table, log_completions
+from .trackers import WandbTracker
 
 logger = logging.getLogger(__name__)
 MOST_EMPTY_ROUNDS = 3
@@ -137,6 +139,16 @@ class BSTaRTrainer(GRPOTrainer):
         self._set_up_tables()
         self._recorder = RunRecorder(str(self.args.output_dir), lambda: self.iteration)
         super().add_callback(self._recorder)
+        self._details: dict[str, Any] | None = None  # of an iteration that has not been logged yet
+        self._wandb = WandbTracker(self.args.report_to, self._described)
+
+    def _described(self) -> dict[str, Any]:
+        """What the run is, beyond `args`."""
+        return {
+            "balance": self.balance.options,
+            "plan": dataclasses.asdict(self.plan),
+            "rewards": facts_of(Run.of(self, None))["Rewards"],
+        }
 
     def _build_parts(self, verifiers: Verifiers) -> None:
         args = self.args
@@ -250,7 +262,8 @@ class BSTaRTrainer(GRPOTrainer):
             "iteration": float(self.iteration),
             "num_tokens": float(self.state.num_input_tokens_seen),
         }
-        self._recorder.add(self.iteration, iteration_details(exploration, setting, selection, sampler))
+        self._details = iteration_details(exploration, setting, selection, sampler)
+        self._recorder.add(self.iteration, self._details)
         if self.args.log_completions:
             shown = exploration.rollouts.take(np.arange(min(self.args.chunk_size, len(exploration.rollouts))))
             extras = self._logs["extra"] = sampler.logged_extras(shown.rows_R)  # where TRL keeps them
@@ -388,9 +401,14 @@ class BSTaRTrainer(GRPOTrainer):
             self.figures["aux_loss"] = float(np.mean(aux_losses))
         logs.update(self.figures)
         super().log(logs, start_time)
-        if self._table is not None and self.accelerator.is_main_process:
-            log_completions(self._table, self.args, self.state.global_step)
-        self._table = None  # shown once per iteration
+        if self.accelerator.is_main_process:
+            iteration, step = int(logs["iteration"]), self.state.global_step
+            if self._table is not None:
+                shown = log_completions(self._table, self.args, step)
+                self._wandb.send_completions(iteration, step, shown)
+            if self._details is not None:
+                self._wandb.send_details(iteration, step, self._details)
+        self._table = self._details = None  # shown once per iteration
 
     # ------------------------------------------------------------------ checkpoints
 
