@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+import trl
 from PIL import Image
 
 METRICS = ("pass@1", "valid@1", "greedy_valid", "pass@32", "pass@32-4", "valid@32-4", "distinct_valid")
@@ -45,7 +48,7 @@ def test_wrong_arguments_are_explained(tmp_path, words, message):
 def test_output_dir_that_cannot_be_written_is_told_at_once(tmp_path):
     (tmp_path / "taken").write_text("a file")
     result = run("demo", "--output-dir", "taken", cwd=tmp_path)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "taken" in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -73,7 +76,25 @@ def test_a_missing_matplotlib_is_told_before_the_training(tmp_path):
 def test_help_names_the_command(tmp_path):
     result = run("--help", cwd=tmp_path)
     assert result.returncode == 0
-    assert "demo" in result.stdout
+    for command in ("train", "evaluate", "report", "demo", "annotate", "train-prm", "sandbox-check", "env"):
+        assert f"    {command}" in result.stdout
+
+
+def test_env_tells_versions(tmp_path):
+    result = run("env", cwd=tmp_path)
+    assert result.returncode == 0
+    lines = dict(line.removeprefix("- ").split(": ", 1) for line in result.stdout.splitlines())
+    assert lines["torch"] == torch.__version__
+    assert lines["trl"] == trl.__version__
+    assert lines["Python"] == platform.python_version()
+    assert lines["deepspeed"] == "not installed"
+
+
+def test_hyphens_are_taken_too(tmp_path):
+    for word in ("--output-dir", "--output_dir"):
+        result = run("demo", f"{word}={tmp_path / 'out'}", "--iterations", "0", cwd=tmp_path)
+        assert result.returncode == 2
+        assert "argument --iterations" in result.stderr
 
 
 @pytest.mark.slow

@@ -267,7 +267,7 @@ def test_another_separator_than_the_annotations_is_warned_of(tmp_path, capsys, s
     make_rows(4).to_parquet(tmp_path / "steps" / "annotated.parquet")
     (tmp_path / "steps" / "annotation.json").write_text(json.dumps({"separator": "\n", "model": "m"}))
     words = ["--model", str(tmp_path / "nowhere"), "--dataset", str(tmp_path / "steps"), "--output-dir", "unused"]
-    assert main(["train-prm", *words, "--separator", separator]) == 1
+    assert main(["train-prm", *words, "--separator", separator]) == 2
     told = capsys.readouterr().err
     assert ("but the model is trained with '=' after each step" in told) == warned
     assert "cannot load a tokenizer" in told

@@ -150,5 +150,13 @@ def plot_score_map(seen: Mapping[str, Any], chosen: tuple[float, float]) -> Any:
     axis.set_ylabel("temperature")
     row = min(range(len(temperatures)), key=lambda place: abs(temperatures[place] - chosen[0]))
     column = min(range(len(thresholds)), key=lambda place: abs(thresholds[place] - chosen[1]))
-    axis.plot([column], [row], marker="s", markersize=11, markerfacecolor="none", markeredgecolor="white")
+    axis.plot(
+        [column],
+        [row],
+        marker="s",
+        markersize=11,
+        markerfacecolor="none",
+        markeredgecolor="#d1603d",
+        markeredgewidth=2,
+    )
     return figure

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..metrics import unique_correct
 from ..records import Exploration, Rollouts, Selection, Setting
-from ..rollouts.round import Sampler
 
 NUM_BINS = 20
 SHOWN = 6  # selected responses, and as many that were not
@@ -16,9 +16,13 @@ LONGEST = 2000  # characters of a text that is shown
 
 
 def iteration_details(
-    exploration: Exploration, setting: Setting, selection: Selection, sampler: Sampler
+    exploration: Exploration, setting: Setting, selection: Selection, decode: Callable[[Sequence[int]], str]
 ) -> dict[str, Any]:
     """The details of an iteration, ready for JSON. A collective.
+
+    Args:
+        exploration, setting, selection: the iteration's.
+        decode: makes text of tokens.
 
     Returns:
         `dict`: `temperature` and `threshold`; `score_map` (`temperatures`, `thresholds`, `scores` by both,
@@ -49,11 +53,13 @@ def iteration_details(
     chosen = np.isin(queries, selection.rollouts.query_ids_R)
     per_query = np.unique(selection.rollouts.query_ids_R, return_counts=True)[1]
     details["selected"] = np.bincount(np.append(per_query, np.zeros(int((~chosen).sum()), dtype=np.int64))).tolist()
-    details["responses"] = _responses(rollouts, selection, sampler)
+    details["responses"] = _responses(rollouts, selection, decode)
     return details
 
 
-def _responses(rollouts: Rollouts, selection: Selection, sampler: Sampler) -> list[dict[str, Any]]:
+def _responses(
+    rollouts: Rollouts, selection: Selection, decode: Callable[[Sequence[int]], str]
+) -> list[dict[str, Any]]:
     """Some selected ones and some others, of as many queries as there are; the same on every process."""
     selected_R = np.isin(rollouts.rows_R, selection.rollouts.rows_R)
     chosen: list[int] = []
@@ -63,20 +69,19 @@ def _responses(rollouts: Rollouts, selection: Selection, sampler: Sampler) -> li
         spread = np.linspace(0, len(first) - 1, min(SHOWN, len(first))).round().astype(np.int64)
         chosen += places[np.sort(first)[spread]].tolist()
     shown = rollouts.take(np.array(chosen, dtype=np.int64))
-    texts = [item.text for item in shown.reader.read(shown.rows_R)]
+    completions = shown.reader.read(shown.rows_R)  # their prompts, too: the dataset's rows are not read again
     return [
         {
-            "prompt": _text(sampler.rows[query_id]["prompt"])[:LONGEST],
-            "text": text[:LONGEST],
+            "prompt": decode(item.prompt_ids)[:LONGEST],
+            "text": item.text[:LONGEST],
             "reward": reward,
             "correct": correct,
             "reason": reason,
             "temperature": temperature,
             "selected": selected,
         }
-        for query_id, text, reward, correct, reason, temperature, selected in zip(
-            shown.query_ids_R.tolist(),
-            texts,
+        for item, reward, correct, reason, temperature, selected in zip(
+            completions,
             shown.rewards_R.tolist(),
             shown.correct_R.tolist(),
             shown.reasons_R.tolist(),
@@ -85,9 +90,3 @@ def _responses(rollouts: Rollouts, selection: Selection, sampler: Sampler) -> li
             strict=True,
         )
     ]
-
-
-def _text(prompt: Any) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

@@ -262,7 +262,7 @@ class BSTaRTrainer(GRPOTrainer):
             "iteration": float(self.iteration),
             "num_tokens": float(self.state.num_input_tokens_seen),
         }
-        self._details = iteration_details(exploration, setting, selection, sampler)
+        self._details = iteration_details(exploration, setting, selection, self.policy.tokenizer.decode)
         self._recorder.add(self.iteration, self._details)
         if self.args.log_completions:
             shown = exploration.rollouts.take(np.arange(min(self.args.chunk_size, len(exploration.rollouts))))
