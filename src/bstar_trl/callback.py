@@ -282,7 +282,7 @@ class BalanceCallback(TrainerCallback):
             hard = [query for query, good in zip(queries, rounds.num_good(queries), strict=True) if not good]
             rounds.until_good(hard, wanted=1, tries=most, most=2 * most, budget=saved)
         figures["balance/saved_completions"] = float(len(queries) * most - len(rounds.rollouts))
-        if score_map is None:
+        if score_map is None and len(even):
             score_map = self.appraiser.score_map(even)
         return Exploration(rounds.rollouts, temperature, threshold, figures, even, first, score_map)
 

@@ -48,6 +48,7 @@ def test_rewards_come_from_a_file():
     texts = ["a bc", "abcdef"]
     values = [list(item(prompts=["", ""], completions=texts)) for item in found.functions[:4]]
     assert values == [[1.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.5, 0.5]]
+    assert type(found.functions[0]) is type(found.functions[1])  # the file is read once
     assert found.functions[4] == "some/reward-model"
     assert found.weights == [1.0, 2.0, 1.0, 1.0, 1.0]
 

@@ -6,7 +6,7 @@ import pytest
 
 from bstar_trl.reports import iteration_rows, plot_curves
 from bstar_trl.reports.columns import evaluation_columns, iteration_columns
-from bstar_trl.reports.curves import load_pyplot, panels_of
+from bstar_trl.reports.curves import Panel, load_pyplot, panels_of
 
 TRAINING = {"explore/pass@1": 0.5, "explore/pass@4": 0.75, "balance/temperature": 0.7, "select/samples": 12.0}
 LOG = [
@@ -72,3 +72,14 @@ def test_curves_go_through_the_figures_of_their_runs(tmp_path, monkeypatch):
     pyplot.close(figure)
     with pytest.raises(ValueError, match="nothing to draw"):
         plot_curves({"one": []}, tmp_path / "none.png")
+
+
+def test_panels_name_the_number_of_responses():
+    panel = Panel("explore/best_of_K", "best of K", True, "Queries with one right among K; Kim knows.")
+    assert panel.filled([4, 16]) == [
+        Panel(f"explore/best_of_{k}", f"best of {k}", True, f"Queries with one right among {k}; Kim knows.")
+        for k in (4, 16)
+    ]
+    assert Panel("explore/pass@K-4", "pass@K-4").filled([8]) == [Panel("explore/pass@8-4", "pass@8-4")]
+    assert Panel("loss", "loss").filled([4, 16]) == [Panel("loss", "loss")]
+    assert panel.filled([]) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -104,12 +105,17 @@ def imported(path: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        module = _from_file(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
+        module = (
+            _from_file(str(Path(module_name).resolve()))
+            if module_name.endswith(".py")
+            else importlib.import_module(module_name)
+        )
         return getattr(module, attribute)
     except (ImportError, AttributeError, OSError) as error:
         raise ConfigurationError(f"cannot import {path!r}: {error}") from error
 
 
+@functools.cache  # two entries of one file are about one module
 def _from_file(path: str) -> Any:
     name = Path(path).stem
     spec = importlib.util.spec_from_file_location(name, path)

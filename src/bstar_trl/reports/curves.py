@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from .columns import evaluation_columns, num_responses
 COLORS = ("#1b6ca8", "#d1603d", "#6a8d3a", "#8b5fa8", "#8a8a8a", "#c9a227")
 MARKERS = "os^Dvx"  # so that curves can be told apart without colour
 COLUMNS = 3
+_IN_K = re.compile(r"(?<=@)K\b|(?<=\bof )K\b|(?<=of_)K\b|(?<=among )K\b")
 
 
 class Panel(NamedTuple):
@@ -21,11 +23,26 @@ class Panel(NamedTuple):
         name: the figure's name in the rows.
         title: what stands above it.
         is_share: whether its axis goes from 0 to 1.
+        note: how to read it, in a sentence.
+
+    In all of these `@K` and `of K` stand for the number of responses per query.
     """
 
     name: str
     title: str
     is_share: bool = False
+    note: str = ""
+
+    def filled(self, ks: Sequence[int]) -> list[Panel]:
+        """The same for each number of responses, if it is about one."""
+        texts = (self.name, self.title, self.note)
+        if not any(_IN_K.search(text) for text in texts):
+            return [self]
+        found = []
+        for k in ks:
+            name, title, note = (_IN_K.sub(str(k), text) for text in texts)
+            found.append(Panel(name, title, self.is_share, note))
+        return found
 
 
 # What a run logs besides its evaluations, at the temperature of each iteration.
@@ -65,13 +82,12 @@ def panels_of(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Panel]:
     rows = [row for rows in runs.values() for row in rows]
     found = [Panel(column.name, column.title, is_share=True) for column in evaluation_columns(rows)]
     names = {name for row in rows for name in row}
-    ks = sorted({num_responses(row) for row in rows} - {1})  # runs may differ in K
-    for panel in PANELS:
-        for k in ks if "@K" in panel.name else [0]:
-            name, title = (part.replace("@K", f"@{k}") for part in (panel.name, panel.title))
-            if name in names:
-                found.append(Panel(name, title, panel.is_share))
-    return found
+    return found + [panel for item in PANELS for panel in item.filled(ks_of(rows)) if panel.name in names]
+
+
+def ks_of(rows: Iterable[Mapping[str, float]]) -> list[int]:
+    """The numbers of responses per query that these rows are about: runs may differ in K."""
+    return sorted({num_responses(row) for row in rows} - {1})
 
 
 def plot_curves(

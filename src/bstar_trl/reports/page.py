@@ -4,71 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 
-from .columns import Column, evaluation_columns, iteration_columns, num_responses
+from .columns import Column, evaluation_columns, iteration_columns
+from .curves import Panel, ks_of
 from .run_files import RunFiles
 from .svg import Line, heat_map, histogram, line_chart, marker
 
 TEMPLATE = "page.html.jinja"
 
 
-class Chart(NamedTuple):
-    """A chart of the page.
-
-    Args:
-        name: the figure's name in the logs; `K` stands for the number of responses per query.
-        title: what stands above it.
-        is_share: whether its axis goes from 0 to 1.
-        note: how to read it, in a sentence.
-    """
-
-    name: str
-    title: str
-    is_share: bool = False
-    note: str = ""
-
-
-SECTIONS: dict[str, tuple[Chart, ...]] = {
+SECTIONS: dict[str, tuple[Panel, ...]] = {
     "Setting": (
-        Chart("balance/temperature", "temperature"),
-        Chart("balance/threshold", "reward threshold"),
-        Chart("balance/score", "balance score", True, "Enough right responses, and few wrong ones among them."),
+        Panel("balance/temperature", "temperature"),
+        Panel("balance/threshold", "reward threshold"),
+        Panel("balance/score", "balance score", True, "Enough right responses, and few wrong ones among them."),
     ),
     "Exploration: can the model still find right answers?": (
-        Chart("explore/pass@1", "pass@1", True, "Share of right responses."),
-        Chart("explore/pass@K", "pass@K", True, "Queries with a right response among K."),
-        Chart("explore/pass@K-4", "pass@K-4", True, "Queries with four distinct right responses among K."),
-        Chart("explore/unique_correct", "different right responses", False, "Of K, a mean over the queries."),
-        Chart("explore/solved_never", "never solved", True, "Queries that none of K responses solves."),
-        Chart("explore/solved_always", "always solved", True, "Queries that all of K responses solve."),
-        Chart("explore/distinct", "distinct responses", True, "Falls when the model says the same again and again."),
-        Chart("explore/distinct_equations", "distinct equations"),
-        Chart("explore/truncated", "cut off", True, "Responses that did not end within max_completion_length."),
+        Panel("explore/pass@1", "pass@1", True, "Share of right responses."),
+        Panel("explore/pass@K", "pass@K", True, "Queries with a right response among K."),
+        Panel("explore/pass@K-4", "pass@K-4", True, "Queries with four distinct right responses among K."),
+        Panel("explore/unique_correct", "different right responses", False, "A mean over the queries."),
+        Panel("explore/solved_never", "never solved", True, "Queries that none of their responses solves."),
+        Panel("explore/solved_always", "always solved", True, "Queries that all of their responses solve."),
+        Panel("explore/distinct", "distinct responses", True, "Falls when the model says the same again and again."),
+        Panel("explore/distinct_equations", "distinct equations"),
+        Panel("explore/truncated", "cut off", True, "Responses that did not end within max_completion_length."),
     ),
     "Exploitation: does the reward pick the right ones?": (
-        Chart("explore/best_of_K", "best of K", True, "Queries whose response with the highest reward is right."),
-        Chart("explore/reward@K-4", "reward@K-4", True, "Right ones among the four highest rewards."),
-        Chart("explore/agreement", "agreement of scorer and verifier", True, "1/2: the scorer knows nothing."),
-        Chart("select/correct", "right among the selected", True),
-        Chart("select/lucky_share", "lucky share, estimated", True, "Right answers at the end of wrong reasoning."),
+        Panel("explore/best_of_K", "best of K", True, "Queries whose response with the highest reward is right."),
+        Panel("explore/reward@K-4", "reward@K-4", True, "Right ones among the four highest rewards."),
+        Panel("explore/agreement", "agreement of scorer and verifier", True, "1/2: the scorer knows nothing."),
+        Panel("select/correct", "right among the selected", True),
+        Panel("select/lucky_share", "lucky share, estimated", True, "Right answers at the end of wrong reasoning."),
     ),
     "Selection": (
-        Chart("select/samples", "selected responses"),
-        Chart("select/available", "could have been selected"),
-        Chart("select/queries", "queries with a selected response", True),
+        Panel("select/samples", "selected responses"),
+        Panel("select/available", "could have been selected"),
+        Panel("select/queries", "queries with a selected response", True),
     ),
     "Cost": (
-        Chart("explore/completions", "responses to select from"),
-        Chart("balance/saved_completions", "responses saved by rounds"),
-        Chart("balance/extra_completions", "responses thrown away"),
-        Chart("balance/probe_seconds", "seconds of the search"),
-        Chart("step_time", "seconds of an optimizer step"),
-        Chart("num_tokens", "tokens so far"),
+        Panel("explore/completions", "responses to select from"),
+        Panel("balance/saved_completions", "responses saved by rounds"),
+        Panel("balance/extra_completions", "responses thrown away"),
+        Panel("balance/probe_seconds", "seconds of the search"),
+        Panel("step_time", "seconds of an optimizer step"),
+        Panel("num_tokens", "tokens so far"),
     ),
-    "Training": (Chart("loss", "loss"), Chart("grad_norm", "gradient norm"), Chart("learning_rate", "learning rate")),
+    "Training": (Panel("loss", "loss"), Panel("grad_norm", "gradient norm"), Panel("learning_rate", "learning rate")),
 }
 
 
@@ -111,7 +96,7 @@ def _labels(runs: Sequence[RunFiles]) -> list[str]:
 
 def _sections(labels: Sequence[str], runs: Sequence[RunFiles]) -> list[dict[str, Any]]:
     rows = [row for run in runs for row in run.rows]
-    evaluations = tuple(Chart(item.name, item.title, is_share=True) for item in evaluation_columns(rows))
+    evaluations = tuple(Panel(item.name, item.title, is_share=True) for item in evaluation_columns(rows))
     found = []
     for title, charts in {"Evaluation, on held-out rows": evaluations, **SECTIONS}.items():
         drawn = [part for chart in charts for part in _drawn(chart, labels, runs)]
@@ -120,26 +105,18 @@ def _sections(labels: Sequence[str], runs: Sequence[RunFiles]) -> list[dict[str,
     return found
 
 
-def _drawn(chart: Chart, labels: Sequence[str], runs: Sequence[RunFiles]) -> list[dict[str, str]]:
-    """The chart, if any run has its figure; one for each K, if runs differ in it."""
+def _drawn(panel: Panel, labels: Sequence[str], runs: Sequence[RunFiles]) -> list[dict[str, str]]:
+    """The panel, if any run has its figure; one for each K, if runs differ in it."""
     found = []
-    in_k = "@K" in chart.name or "of_K" in chart.name
-    ks = sorted({num_responses(row) for run in runs for row in run.rows} - {1}) if in_k else [0]
-    for k in ks:
-        name, title, note = (
-            text.replace("@K", f"@{k}")
-            .replace("of_K", f"of_{k}")
-            .replace("of K", f"of {k}")
-            .replace("among K", f"among {k}")
-            for text in (chart.name, chart.title, chart.note)
-        )
+    for name, title, is_share, note in panel.filled(ks_of(row for run in runs for row in run.rows)):
         lines = [
             Line(label, [(row["iteration"], row[name]) for row in run.rows if name in row])
             for label, run in zip(labels, runs, strict=True)
         ]
         if any(line.points for line in lines):
-            svg = line_chart(title, lines, is_share=chart.is_share)
-            found.append({"name": name, "title": title, "note": note, "svg": svg})
+            found.append(
+                {"name": name, "title": title, "note": note, "svg": line_chart(title, lines, is_share=is_share)}
+            )
     return found
 
 

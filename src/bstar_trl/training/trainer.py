@@ -23,7 +23,6 @@ from trl.data_utils import is_conversational
 from ..config import BSTaRConfig
 from ..errors import ConfigurationError, EmptySelectionError, UnsupportedOptionError
 from ..records import Completion, Exploration, Request, Rollouts, Rows, Selection, Setting, returned
-from ..reports.run_files import RunRecorder
 from ..reports.table import LiveTable
 from ..rollouts.judging import Verifiers
 from ..rollouts.queries import make_queries
@@ -38,11 +37,11 @@ from .evaluation import Evaluated, evaluation_datasets, evaluation_metrics, samp
 from .figures import iteration_metrics
 from .inheritance import Inheritance
 from .model_card import Run, complete_card, facts_of
+from .monitoring import Monitor
 from .policy import Policy
 from .progress import explain_empty, with_progress
 from .run_state import RunState, last_whole_checkpoint
-from .tables import CompletionsTable, completions_table, log_completions
-from .trackers import WandbTracker
+from .tables import completions_table
 
 logger = logging.getLogger(__name__)
 MOST_EMPTY_ROUNDS = 3
@@ -134,13 +133,10 @@ class BSTaRTrainer(GRPOTrainer):
             )
         # The parent prints and saves its own table of completions and advantages; ours says what was selected.
         self.log_completions = False
-        self._table: CompletionsTable | None = None
         self._build_parts(prepared.verifiers)
         self._set_up_tables()
-        self._recorder = RunRecorder(str(self.args.output_dir), lambda: self.iteration)
-        super().add_callback(self._recorder)
-        self._details: dict[str, Any] | None = None  # of an iteration that has not been logged yet
-        self._wandb = WandbTracker(self.args.report_to, self._described)
+        self._monitor = Monitor(self.args, lambda: self.iteration, self._described)
+        super().add_callback(self._monitor.recorder)
 
     def _described(self) -> dict[str, Any]:
         """What the run is, beyond `args`."""
@@ -262,12 +258,13 @@ class BSTaRTrainer(GRPOTrainer):
             "iteration": float(self.iteration),
             "num_tokens": float(self.state.num_input_tokens_seen),
         }
-        self._details = iteration_details(exploration, setting, selection, self.policy.tokenizer.decode)
-        self._recorder.add(self.iteration, self._details)
+        details = iteration_details(exploration, setting, selection, self.policy.tokenizer.decode)
+        table = None
         if self.args.log_completions:
             shown = exploration.rollouts.take(np.arange(min(self.args.chunk_size, len(exploration.rollouts))))
             extras = self._logs["extra"] = sampler.logged_extras(shown.rows_R)  # where TRL keeps them
-            self._table = completions_table(shown, selection, sampler) | extras
+            table = completions_table(shown, selection, sampler) | extras
+        self._monitor.add(self.iteration, details, table)
 
     # ------------------------------------------------------------------ what the training loop sees
 
@@ -401,14 +398,7 @@ class BSTaRTrainer(GRPOTrainer):
             self.figures["aux_loss"] = float(np.mean(aux_losses))
         logs.update(self.figures)
         super().log(logs, start_time)
-        if self.accelerator.is_main_process:
-            iteration, step = int(logs["iteration"]), self.state.global_step
-            if self._table is not None:
-                shown = log_completions(self._table, self.args, step)
-                self._wandb.send_completions(iteration, step, shown)
-            if self._details is not None:
-                self._wandb.send_details(iteration, step, self._details)
-        self._table = self._details = None  # shown once per iteration
+        self._monitor.logged(self.state.global_step, is_main=self.accelerator.is_main_process)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -419,7 +409,7 @@ class BSTaRTrainer(GRPOTrainer):
         self.run_state.reset()  # so that a second `train()` does not continue the first
         self.policy.weights_changed()  # the first may have ended with a step that its engine has not seen
         if self.is_world_process_zero():
-            self._recorder.begin(facts_of(Run.of(self, None)))
+            self._monitor.recorder.begin(facts_of(Run.of(self, None)))
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
