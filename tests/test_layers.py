@@ -44,6 +44,7 @@ ORDER = [
     "config",
     "callback",
     "reports",
+    "trackers",
     "training",
     "prm_training",
     "launch",

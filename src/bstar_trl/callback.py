@@ -142,7 +142,9 @@ class BalanceCallback(TrainerCallback):
         responses for every query.
 
         Args:
-            temperatures, thresholds, num_queries: as of the class.
+            temperatures: as of the class.
+            thresholds: as of the class.
+            num_queries: as of the class.
         """
         return cls(
             temperatures,

@@ -16,6 +16,7 @@ from read_wandb import read_run, read_tables
 
 from bstar_trl import BalanceCallback
 from bstar_trl.rewards import RewardFn, Score
+from bstar_trl.trackers import WandbTracker, make_trackers
 
 
 class Digits(RewardFn):
@@ -121,24 +122,29 @@ def test_wandb_gets_maps_histograms_and_a_table_that_grows(logged):
 def test_monitoring_that_fails_warns_and_stops_nothing(monkeypatch, caplog):
     import wandb
 
-    from bstar_trl.training.trackers import WandbTracker
-
     class Broken:
-        id = "x"
+        def define_metric(self, name, step_metric=None):
+            pass
 
         @property
         def config(self):
             raise OSError("no space left on device")
 
     monkeypatch.setattr(wandb, "run", Broken())
-    monkeypatch.setattr(wandb, "define_metric", lambda *given, **options: None)
-    tracker = WandbTracker(["wandb"], dict)
+    tracker = WandbTracker(dict, list)
     for _ in range(2):
         tracker.send_completions(0, 1, pd.DataFrame({"prompt": ["a"]}))
     assert [record.message for record in caplog.records].count(
         "W&B was not sent everything, the training goes on: no space left on device"
     ) == 1
-    WandbTracker(["tensorboard"], dict).send_completions(0, 1, pd.DataFrame({"prompt": ["a"]}))
+
+
+def test_each_tracker_is_made_for_its_name_alone():
+    assert [tracker.title for tracker in make_trackers(["wandb", "trackio", "mlflow"], dict, list)] == [
+        "W&B",
+        "trackio",
+    ]
+    assert make_trackers(None, dict, list) == []
 
 
 def read_iterations(logged) -> list[dict]:

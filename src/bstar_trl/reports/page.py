@@ -10,6 +10,7 @@ import jinja2
 
 from .columns import Column, evaluation_columns, iteration_columns
 from .curves import Panel, ks_of
+from .phases import phases
 from .run_files import RunFiles
 from .svg import Line, heat_map, histogram, line_chart, marker
 
@@ -49,8 +50,10 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         Panel("explore/completions", "responses to select from"),
         Panel("balance/saved_completions", "responses saved by rounds"),
         Panel("balance/extra_completions", "responses thrown away"),
-        Panel("balance/probe_seconds", "seconds of the search"),
-        Panel("step_time", "seconds of an optimizer step"),
+        Panel("cost/sampling_seconds", "seconds of sampling"),
+        Panel("cost/scoring_seconds", "seconds of scoring", False, "That sampling waited for."),
+        Panel("cost/training_seconds", "seconds of training"),
+        Panel("balance/probe_seconds", "seconds of the search", False, "Its sampling and scoring included."),
         Panel("num_tokens", "tokens so far"),
     ),
     "Training": (Panel("loss", "loss"), Panel("grad_norm", "gradient norm"), Panel("learning_rate", "learning rate")),
@@ -81,6 +84,7 @@ def render(runs: Sequence[RunFiles]) -> str:
         facts=list(dict.fromkeys(name for run in runs for name in run.facts)),
         sections=_sections(labels, runs),
         tables=[_table(run) for run in runs],
+        costs=[phases(run.rows) for run in runs],
         details=[[_detailed(entry) for entry in run.details] for run in runs],
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -30,6 +32,12 @@ class Sampler:
         chunk_size (`int`): responses scored together.
         trainer_state: passed on to the reward functions.
         with_chance (`bool`): find out how often the verifiers accept wrong reasoning; without it, `chance_R` is 0.
+
+    Attributes:
+        num_sampled (`int`): responses so far, of all processes.
+        num_tokens (`int`): theirs and their prompts'.
+        sampling_seconds (`float`): that this process spent on generating, and on waiting for other processes.
+        scoring_seconds (`float`): that its generation waited for reward functions.
     """
 
     def __init__(
@@ -51,6 +59,8 @@ class Sampler:
         self.trainer_state = trainer_state
         self.num_sampled = 0
         self.num_tokens = 0
+        self.sampling_seconds = 0.0
+        self.scoring_seconds = 0.0
         self._store = RolloutStore(accelerator.process_index, gather_object)
         self._chances = Chances(scorer, rows, self._store, trainer_state) if with_chance else None
         self._metrics: dict[str, list[float]] = {}
@@ -58,6 +68,7 @@ class Sampler:
 
     def __call__(self, requests: Sequence[Request]) -> Rollouts:
         """Sample and score; in the order of the requests and their queries. A collective."""
+        started, scoring_before = time.perf_counter(), self.scoring_seconds
         share = self._share(requests)
         # Each row is read from the dataset once, however many responses its query gets.
         asked = dict.fromkeys(query_id for request in share for query_id in request.query_ids)
@@ -76,7 +87,8 @@ class Sampler:
         if len(completions) > scored:
             self._score(completions[scored:], rows)
         order = self._order(share, completions)
-        scores = self.scorer.finish()
+        with self._timed_scoring():
+            scores = self.scorer.finish()
         values_RF = scores.values_RF[order]
         for name, values in scores.metrics.items():
             self._metrics.setdefault(name, []).extend(values)
@@ -98,10 +110,14 @@ class Sampler:
             step_R=verifiers.steps_if_correct(rollouts.values_RF, rollouts.query_ids_R, self.scorer.weights_F),
         )
         if self._chances is not None and requests:
-            rollouts = dataclasses.replace(rollouts, chance_R=self._chances.of(rollouts, seed=requests[0].seed))
+            with self._timed_scoring():
+                chance_R = self._chances.of(rollouts, seed=requests[0].seed)
+            rollouts = dataclasses.replace(rollouts, chance_R=chance_R)
         self.num_sampled += len(rollouts)
         prompt_tokens = sum(gather_object([sum(len(item.prompt_ids) for item in completions)]))
         self.num_tokens += int(rollouts.lengths_R.sum()) + prompt_tokens
+        scoring = self.scoring_seconds - scoring_before
+        self.sampling_seconds += time.perf_counter() - started - scoring
         return rollouts
 
     def agree(self, value: T) -> T:
@@ -145,7 +161,14 @@ class Sampler:
         return [request for request in share if request.query_ids]
 
     def _score(self, completions: Sequence[Completion], rows: Mapping[int, Mapping[str, Any]]) -> None:
-        self.scorer.add(completions, [rows[item.query_id] for item in completions], self.trainer_state)
+        with self._timed_scoring():
+            self.scorer.add(completions, [rows[item.query_id] for item in completions], self.trainer_state)
+
+    @contextmanager
+    def _timed_scoring(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.scoring_seconds += time.perf_counter() - started
 
     def _order(self, requests: Sequence[Request], completions: Sequence[Completion]) -> np.ndarray:
         """Positions of the completions in the order of the requests, and a check that all of them came."""

@@ -1,15 +1,15 @@
-"""Where an iteration's details and responses go: the run's folder at once, tables and W&B with its first log line."""
+"""Where an iteration's details and responses go: the run's folder at once, trackers with its first log line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..config import BSTaRConfig
 from ..reports.run_files import RunRecorder
+from ..trackers import make_trackers
 from .tables import CompletionsTable, log_completions
-from .trackers import WandbTracker
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,22 @@ class Monitor:
         args (`BSTaRConfig`): the trainer's.
         num_iterations (`Callable`): how many iterations the run has begun.
         described (`Callable`): what the run is, beyond `args`, ready for JSON.
+        callbacks (`Callable`): the trainer's callbacks.
 
     Attributes:
         recorder (`RunRecorder`): a callback, which the trainer adds.
     """
 
     def __init__(
-        self, args: BSTaRConfig, num_iterations: Callable[[], int], described: Callable[[], Mapping[str, Any]]
+        self,
+        args: BSTaRConfig,
+        num_iterations: Callable[[], int],
+        described: Callable[[], Mapping[str, Any]],
+        callbacks: Callable[[], Sequence[Any]],
     ):
         self.args = args
         self.recorder = RunRecorder(str(args.output_dir), num_iterations)
-        self._wandb = WandbTracker(args.report_to, described)
+        self._trackers = make_trackers(args.report_to, described, callbacks)
         self._pending: _Pending | None = None
 
     def add(self, iteration: int, details: Mapping[str, Any], table: CompletionsTable | None) -> None:
@@ -59,5 +64,7 @@ class Monitor:
             return
         if pending.table is not None:
             shown = log_completions(pending.table, self.args, step)
-            self._wandb.send_completions(pending.iteration, step, shown)
-        self._wandb.send_details(pending.iteration, step, pending.details)
+            for tracker in self._trackers:
+                tracker.send_completions(pending.iteration, step, shown)
+        for tracker in self._trackers:
+            tracker.send_details(pending.iteration, step, pending.details)

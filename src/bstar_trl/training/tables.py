@@ -41,7 +41,7 @@ def completions_table(shown: Rollouts, selection: Selection, sampler: Sampler) -
 
 
 def log_completions(columns: CompletionsTable, args: BSTaRConfig, step: int) -> pd.DataFrame:
-    """Where `log_completions` is on: save the table as TRL does, print some of it, send it to trackio.
+    """Where `log_completions` is on: save the table as TRL does, and print some of it.
 
     Returns:
         `pd.DataFrame`: the rows for trackers: all, or with `log_unique_prompts` one of each prompt.
@@ -52,12 +52,7 @@ def log_completions(columns: CompletionsTable, args: BSTaRConfig, step: int) -> 
     table.to_parquet(os.path.join(folder, f"completions_{step:05d}.parquet"))
     if is_rich_available():
         _print_completions(table, args.num_completions_to_print)
-    shown = table[~table["prompt"].astype(str).duplicated()] if args.log_unique_prompts else table
-    if "trackio" in (args.report_to or []):
-        import trackio
-
-        trackio.log({"completions": trackio.Table(dataframe=shown)})
-    return shown
+    return table[~table["prompt"].astype(str).duplicated()] if args.log_unique_prompts else table
 
 
 def _print_completions(table: pd.DataFrame, most: int | None) -> None:

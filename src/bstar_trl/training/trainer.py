@@ -32,6 +32,7 @@ from ..selection import select
 from .batches import BatchShape, Ticks, TrainingBatches
 from .checks import check_dataset, check_trainable, is_balance_callback, prepare
 from .citation import PAPER
+from .costs import SamplingCost, Stopwatch
 from .details import iteration_details
 from .evaluation import Evaluated, evaluation_datasets, evaluation_metrics, sample_evaluation
 from .figures import iteration_metrics
@@ -133,9 +134,12 @@ class BSTaRTrainer(GRPOTrainer):
             )
         # The parent prints and saves its own table of completions and advantages; ours says what was selected.
         self.log_completions = False
+        self._training_time = Stopwatch()  # of the current iteration, without evaluations
         self._build_parts(prepared.verifiers)
         self._set_up_tables()
-        self._monitor = Monitor(self.args, lambda: self.iteration, self._described)
+        self._monitor = Monitor(
+            self.args, lambda: self.iteration, self._described, lambda: self.callback_handler.callbacks
+        )
         super().add_callback(self._monitor.recorder)
 
     def _described(self) -> dict[str, Any]:
@@ -185,7 +189,7 @@ class BSTaRTrainer(GRPOTrainer):
 
     def _run_iteration(self) -> Selection:
         """Probe, explore, score, select (the paper's algorithm 1); the optimizer steps follow."""
-        num_sampled = 0
+        cost = SamplingCost()
         for _ in range(MOST_EMPTY_ROUNDS):
             queries = self.queries.take(self.plan.num_queries)
             sampler = self._sampler(self.queries, with_chance=self.balance.estimates_chance)
@@ -193,10 +197,10 @@ class BSTaRTrainer(GRPOTrainer):
                 exploration = self.balance.begin(sampler, queries)
             setting = sampler.agree(returned(Setting, self.balance.settle(exploration), "settle"))
             selection = returned(Selection, self.select_responses(exploration.rollouts, setting), "select_responses")
-            num_sampled += sampler.num_sampled
+            cost.add(sampler)
             self.state.num_input_tokens_seen += sampler.num_tokens
             if len(selection):
-                self._track(setting, exploration, selection, sampler, num_sampled)
+                self._track(setting, exploration, selection, sampler, cost)
                 return selection
             reason = explain_empty(exploration.rollouts, setting, self.scorer.verifiers, self.args)
             logger.warning("Iteration %d selected nothing: %s. Exploring the next queries.", self.iteration, reason)
@@ -248,13 +252,14 @@ class BSTaRTrainer(GRPOTrainer):
         )
 
     def _track(
-        self, setting: Setting, exploration: Exploration, selection: Selection, sampler: Sampler, num_sampled: int
+        self, setting: Setting, exploration: Exploration, selection: Selection, sampler: Sampler, cost: SamplingCost
     ) -> None:
         if len(selection) < selection.wanted:
             logger.info("Iteration %d: %d of %d samples found.", self.iteration, len(selection), selection.wanted)
         self.run_state.figures = {
             **iteration_metrics(exploration, setting, selection, sampler),
-            **self.balance.record(setting, exploration, num_sampled),
+            **self.balance.record(setting, exploration, cost.num_sampled),
+            **cost.figures,
             "iteration": float(self.iteration),
             "num_tokens": float(self.state.num_input_tokens_seen),
         }
@@ -297,6 +302,7 @@ class BSTaRTrainer(GRPOTrainer):
             self.policy.weights_changed()
         samples = selection.rollouts.reader.read(selection.rollouts.rows_R)
         self.run_state.iteration += 1
+        self._training_time.start()
         return TrainingBatches(samples, self.plan.num_steps, self.run_state.shape, self.run_state.rng)
 
     def compute_loss(
@@ -353,7 +359,8 @@ class BSTaRTrainer(GRPOTrainer):
         figures: dict[str, float] = {}
         for suffix, dataset in evaluation_datasets(eval_dataset, self.eval_dataset).items():
             check_dataset("evaluation dataset", dataset, self.reward_funcs, self.args, self.scorer.verifiers)
-            figures |= self._evaluate_on(dataset, metric_key_prefix + suffix)
+            with self._training_time.stopped():
+                figures |= self._evaluate_on(dataset, metric_key_prefix + suffix)
         return figures
 
     def _evaluate_on(self, dataset: Any, prefix: str) -> dict[str, float]:
@@ -396,6 +403,8 @@ class BSTaRTrainer(GRPOTrainer):
             return
         if aux_losses := self._metrics["train"].pop("aux_loss", None):
             self.figures["aux_loss"] = float(np.mean(aux_losses))
+        if self.figures:
+            self.figures["cost/training_seconds"] = self._training_time.seconds
         logs.update(self.figures)
         super().log(logs, start_time)
         self._monitor.logged(self.state.global_step, is_main=self.accelerator.is_main_process)
@@ -438,6 +447,7 @@ class BSTaRTrainer(GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.run_state.load(checkpoint)
+            self._training_time.start(self.figures.get("cost/training_seconds", 0.0))
             self.inheritance.resume(checkpoint)
 
     def _columns_in_use(self, dataset: Any) -> Any:
