@@ -33,6 +33,7 @@ from runs import finish, folder_of
 from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "word_problems"))
+from precision import has_fast_bf16
 from problems import as_query, column, is_valid
 
 RESULTS = Path(__file__).parent / "results" / "real"
@@ -174,7 +175,7 @@ def _arguments(folder: Path, seed: int) -> dict[str, Any]:
         "logging_steps": STEPS,
         "report_to": "none",
         "disable_tqdm": True,
-        "bf16": True,
+        "bf16": has_fast_bf16(),
         "use_cpu": not torch.cuda.is_available(),
     }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 from datasets import Dataset, load_dataset
+from precision import has_fast_bf16
 from problems import as_query, column, make_rows
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
 
@@ -26,8 +27,10 @@ def main() -> None:
     """Read the arguments, load, train, save."""
     parser = TrlParser((DataArguments, SFTConfig, ModelConfig))
     has_gpu = torch.cuda.is_available()
-    parser.set_defaults(max_steps=50, per_device_train_batch_size=16, learning_rate=3e-5, bf16=True, dtype="float32")
-    parser.set_defaults(use_cpu=not has_gpu, logging_steps=10, save_strategy="no", report_to="none")
+    parser.set_defaults(max_steps=50, per_device_train_batch_size=16, learning_rate=3e-5, dtype="float32")
+    parser.set_defaults(
+        use_cpu=not has_gpu, bf16=has_fast_bf16(), logging_steps=10, save_strategy="no", report_to="none"
+    )
     data, args, model = parser.parse_args_and_config()
     if data.data:
         dataset = load_dataset("json", data_files=data.data, split="train")

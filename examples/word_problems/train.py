@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, load_dataset
+from precision import has_fast_bf16
 from problems import as_query, column, make_rows
 from transformers import ProgressCallback
 from trl import ModelConfig, TrlParser, get_peft_config
@@ -31,8 +32,8 @@ def as_dataset(path: str | None, fresh: list[dict[str, str]]) -> Dataset:
 
 def main() -> None:
     parser = TrlParser((DataArguments, BSTaRConfig, ModelConfig))
-    parser.set_defaults(use_peft=True, lora_target_modules=["all-linear"], learning_rate=1e-4, bf16=True)
-    parser.set_defaults(use_cpu=not torch.cuda.is_available())
+    parser.set_defaults(use_peft=True, lora_target_modules=["all-linear"], learning_rate=1e-4)
+    parser.set_defaults(use_cpu=not torch.cuda.is_available(), bf16=has_fast_bf16())
     parser.set_defaults(num_generations=8, queries_per_iteration=350, balance_target=1.0, iteration_steps=20)
     parser.set_defaults(max_steps=100, per_device_train_batch_size=15, max_completion_length=64, report_to="none")
     parser.set_defaults(eval_strategy="steps", eval_steps=20, num_generations_eval=4, save_steps=20)
