@@ -114,8 +114,8 @@ class RewardOptions:
         rewards (`list[dict]` or `str`, *optional*):
             A list with an entry for each reward function: `name` (answer_match, multiple_choice, unit_tests,
             process_reward), `path` (`module:attribute` or `file.py:attribute`) or `model` (a reward model); `weight`;
-            and the function's arguments. On the command line as YAML: `"[{name: answer_match}]"`. `None`: the final
-            answer (answer_match).
+            `label` (its name in logs and for `verifier`); and the function's arguments. On the command line as YAML:
+            `"[{name: answer_match}]"`. `None`: the final answer (answer_match).
     """
 
     rewards: None | str | list[dict[str, Any]] = field(  # noqa: RUF036 - as `verifier` below
@@ -139,7 +139,7 @@ class IterationOptions:
     )
     verifier: None | str | list[str] = field(  # noqa: RUF036 - HfArgumentParser reads the type in second place
         default=None,
-        metadata={"help": "Name or index of the reward function that says correct or not, or a list of them."},
+        metadata={"help": "Name or index of the reward function that says correct or not, or a list: [a, b]."},
     )
     correct_at: float | None = field(
         default=None, metadata={"help": "The smallest value of a verifier for a correct response."}

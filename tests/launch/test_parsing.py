@@ -160,3 +160,15 @@ def test_help_tells_the_defaults_of_trl():
     (line,) = [line for line in text.splitlines() if line.startswith("  --num_generations ")]
     assert f"(default: {options.args.num_generations})" in line
     assert TrainingArguments.num_train_epochs == 3  # as the line of max_steps says
+
+
+def test_several_verifiers(config):
+    rewards = "rewards:\n- {name: answer_match, label: math}\n- {name: unit_tests, label: code}\n"
+    path = config(rewards + "verifier: [math, code]\ncorrect_at: {code: 0.5}\n")
+    options = parse([path, *NEEDED])
+    assert options.args.verifier == ["math", "code"]
+    assert options.args.correct_at == {"code": 0.5}
+    assert [item.name for item in options.rewards.functions] == ["math", "code"]
+    assert parse([path, *NEEDED, "--verifier", "[0, code]"]).args.verifier == [0, "code"]
+    with pytest.raises(ConfigurationError, match="a reward model takes a weight alone, got name"):
+        parse([*NEEDED, "--rewards", "[{model: folder, label: x}]"])

@@ -79,6 +79,7 @@ def test_a_file_of_questions_becomes_an_adapter(tmp_path):
         (["--eval_strategy", "steps"], 2, "eval_strategy needs rows"),
         (["--rewards", "[{name: answer_match, column: gold}]"], 2, "gold"),
         (["--max_completion_length", "1"], 1, "max_completion_length=1"),
+        (["--model_name_or_path", "adapter"], 2, "adapter is an adapter. Another one trained upon it"),
     ],
 )
 def test_exit_codes(tmp_path, words, status, message, monkeypatch, capsys):
@@ -88,6 +89,8 @@ def test_exit_codes(tmp_path, words, status, message, monkeypatch, capsys):
             json.dumps({"prompt": row["prompt"], "answer": row["answer"]}) + "\n" for row in make_dataset(20, (3,))
         )
     )
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     given = ["--model_name_or_path", policy_path(), "--dataset_name", "sums.jsonl", "--output_dir", "out", *SMALL]
     assert main(["train", *given, *words]) == status
     assert message in capsys.readouterr().err

@@ -56,10 +56,12 @@ def run(words: Sequence[str]) -> int:
 
         Parser().print_help()
         return 0
+    from ..launch.models import check_start
     from ..launch.parsing import parse
     from ..launch.train import build_trainer, run_training
 
     options = parse(words)
+    check_start(options.model)
     trainer = build_trainer(options)
     run_training(trainer, options.data.dataset_name)
     if trainer.is_world_process_zero():

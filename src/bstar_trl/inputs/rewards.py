@@ -47,8 +47,8 @@ def load_rewards(specs: Any) -> Rewards:
 
     Args:
         specs (`Sequence[Mapping]`): each has one of `name` (of this package's rewards), `path` (`module:attribute` or
-            `file.py:attribute`) and `model` (a reward model: Hub id or folder), and may have a `weight`. What else it
-            has are arguments of the reward function.
+            `file.py:attribute`) and `model` (a reward model: Hub id or folder), and may have a `weight`. Its `label`
+            is the argument `name` of the reward function, what else it has are arguments under their own names.
 
     Raises:
         ConfigurationError: an entry names no reward function, or an argument that it does not take.
@@ -70,10 +70,10 @@ def load_rewards(specs: Any) -> Rewards:
                 f"{where}: must have one of name, path and model, like {{name: answer_match}}; got {spec!r}"
             )
         arguments = dict(spec)
-        weight = arguments.pop("weight", 1.0)
+        weight, label = arguments.pop("weight", 1.0), arguments.pop("label", None)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
             raise ConfigurationError(f"{where}: weight must be a number, got {weight!r}")
-        functions.append(_load(where, arguments))
+        functions.append(_load(where, arguments, label))
         weights.append(float(weight))
     return Rewards(functions, weights if any(weight != 1 for weight in weights) else None)
 
@@ -127,11 +127,12 @@ def _from_file(path: str) -> Any:
     return module
 
 
-def _load(where: str, arguments: dict[str, Any]) -> Any:
+def _load(where: str, arguments: dict[str, Any], label: str | None) -> Any:
+    called = {} if label is None else {"name": str(label)}
     if "model" in arguments and "name" not in arguments and "path" not in arguments:
         model = arguments.pop("model")
-        if arguments:
-            raise ConfigurationError(f"{where}: a reward model takes a weight alone, got {', '.join(arguments)}")
+        if given := arguments | called:
+            raise ConfigurationError(f"{where}: a reward model takes a weight alone, got {', '.join(given)}")
         if not isinstance(model, str):
             raise ConfigurationError(f"{where}: model must be a Hub id or a folder, got {model!r}")
         return model
@@ -141,8 +142,9 @@ def _load(where: str, arguments: dict[str, Any]) -> Any:
             found = imported(path)
         except ConfigurationError as error:
             raise ConfigurationError(f"{where}: {error}") from error
-        return _made(where, path, found, arguments)
+        return _made(where, path, found, arguments | called)
     name = str(arguments.pop("name"))
+    arguments |= called
     full = SHORT.get(name, name)
     if full not in REWARDS:
         raise ConfigurationError(f"{where}: there is no reward {name!r}{meant(name, REWARDS)}; {_known()}")

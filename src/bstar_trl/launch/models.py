@@ -22,6 +22,16 @@ def load_tokenizer(model: ModelConfig) -> Any:
         raise ConfigurationError(f"cannot load the tokenizer of {name!r}: {error}") from error
 
 
+def check_start(model: ModelConfig) -> None:
+    """`ConfigurationError`: an adapter is to be trained upon an adapter. Its files would name the base alone."""
+    name = str(model.model_name_or_path)
+    if model.use_peft and (Path(name) / ADAPTER).is_file():
+        raise ConfigurationError(
+            f"{name} is an adapter. Another one trained upon it would name its base alone, and so lose what this one "
+            "has learned: merge it (model.merge_and_unload()), save the result with its tokenizer, and start there"
+        )
+
+
 def load_start(model: ModelConfig, loading: dict[str, Any]) -> Any:
     """What the trainer takes as its model: the name, or of a folder with an adapter the base with the adapter in it.
 

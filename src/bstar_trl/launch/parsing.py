@@ -97,14 +97,15 @@ def parse(words: Sequence[str]) -> Options:
         raise ConfigurationError(str(error)) from error
     if rest:
         raise ConfigurationError(f"{' '.join(rest)!r} belongs to no option (a value with spaces needs quotes)")
-    if isinstance(args.verifier, str) and args.verifier.isdecimal():
-        args.verifier = int(args.verifier)  # an index is taken, too
+    if isinstance(args.verifier, str):  # an index is taken, too, and a list
+        args.verifier = _from_yaml("verifier", args.verifier)
     for name, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", data.dataset_name)):
         if value is None:
             raise ConfigurationError(f"{name} is missing: name a folder or an id on the Hub")
     if "learning_rate" not in given and model.use_peft:
         args.learning_rate = LORA_RATE
-    functions = load_rewards(_listed(rewards.rewards) if rewards.rewards is not None else DEFAULT_REWARDS)
+    listed = rewards.rewards if rewards.rewards is not None else DEFAULT_REWARDS
+    functions = load_rewards(_from_yaml("rewards", listed) if isinstance(listed, str) else listed)
     return Options(data, functions, balance, args, model)
 
 
@@ -146,7 +147,9 @@ def _as_words(config: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
     words: list[str] = []
     untyped: dict[str, Any] = {}
     for name, value in config.items():
-        if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
+        if name == "verifier" and isinstance(value, list):  # one word to the parser
+            words.append(f"--{name}={yaml.safe_dump(value, default_flow_style=True)}")
+        elif isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
             words += [f"--{name}", *map(str, value)]
         elif value is None or isinstance(value, list | dict):
             untyped[name] = value
@@ -155,10 +158,8 @@ def _as_words(config: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
     return words, untyped
 
 
-def _listed(rewards: Any) -> Any:
-    if not isinstance(rewards, str):
-        return rewards
+def _from_yaml(name: str, text: str) -> Any:
     try:
-        return yaml.load(rewards, _Loader)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"rewards is no YAML: {error}") from error
+        raise ConfigurationError(f"{name} is no YAML: {error}") from error

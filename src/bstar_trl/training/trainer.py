@@ -435,7 +435,10 @@ class BSTaRTrainer(GRPOTrainer):
     ) -> None:
         """The parent's draft in `output_dir/README.md`, and what this run was and found."""
         folder = Path(str(self.args.output_dir))
-        super().create_model_card(model_name or (self.hub_model_id or folder.name).split("/")[-1], dataset_name, tags)
+        on_hub = (
+            None if dataset_name is not None and Path(dataset_name).exists() else dataset_name
+        )  # a file has no page
+        super().create_model_card(model_name or (self.hub_model_id or folder.name).split("/")[-1], on_hub, tags)
         if self.is_world_process_zero():
             complete_card(folder / "README.md", Run.of(self, dataset_name))
 
