@@ -20,7 +20,8 @@ from bstar_trl.balance import mean_balance_score
 from bstar_trl.cli import main
 from bstar_trl.errors import ConfigurationError
 from bstar_trl.reports.page import render
-from bstar_trl.reports.run_files import RunRecorder, read_run
+from bstar_trl.reports.phases import phases
+from bstar_trl.reports.run_files import RunFiles, RunRecorder, read_run
 from bstar_trl.reports.svg import Line, line_chart, nice_ticks, whole_ticks
 
 DETAILS = {
@@ -179,6 +180,20 @@ def test_the_page_shows_each_iteration(tmp_path):
     unit = float(bars[0][2])  # one correct response with a reward below 0.5
     assert [round(float(height) / unit) for _, _, height in bars] == [1, 7, 9]
     assert float(bars[2][1]) + float(bars[2][2]) == pytest.approx(float(bars[0][1]), abs=0.11)  # upon each other
+
+
+def test_the_page_sums_up_the_cost_of_each_phase():
+    row = {"explore/completions": 1000.0, "balance/extra_completions": 20.0, "select/samples": 40.0}
+    row |= {"cost/sampling_seconds": 2.5, "cost/scoring_seconds": 0.25, "cost/training_seconds": 10.0}
+    found = phases([{"iteration": 0, "eval_pass@1": 0.5}, row, row | {"balance/probe_completions": 7.0}])
+    assert [(phase.seconds, phase.responses) for phase in found] == [(5, 2040), (0.5, 2040), (None, 7), (20, 80)]
+    run = RunFiles("one", {}, [row | {"iteration": 1}], [], 0.0, False, ())
+    cells = Page(render([run])).cells
+    assert [cell for cell in cells[cells.index("phase") :] if re.search(r"\d", cell)] == [
+        *("2.5", "1,020"),
+        *("0.2", "1,020"),
+        *("10.0", "40"),
+    ]
 
 
 def test_runs_of_one_name_are_numbered(tmp_path):

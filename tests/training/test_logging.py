@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ import pytest
 from conftest import TESTS, make_chat_dataset, make_dataset, make_trainer, text_of
 from PIL import Image
 from read_wandb import read_run, read_tables
+from transformers import TrainerCallback
 
 from bstar_trl import BalanceCallback
 from bstar_trl.rewards import RewardFn, Score
@@ -188,6 +190,38 @@ def test_completions_table_says_what_was_selected_and_why(tmp_path, model_path, 
         assert row.size == len(row.completion)
         assert pd.isna(row.short) == (len(row.completion) > 6)
     assert "Step 9" in capsys.readouterr().out
+
+
+def test_seconds_are_those_of_their_phase(tmp_path, model_path):
+    class Slow(Digits):
+        def score(self, prompts, completions, **columns):
+            time.sleep(0.3)
+            return super().score(prompts, completions, **columns)
+
+    class Pause(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            time.sleep(0.2)
+
+    trainer = make_trainer(
+        tmp_path,
+        model_path,
+        reward_funcs=[Slow()],
+        callbacks=[BalanceCallback([0.7, 1.2]), Pause()],
+        eval_dataset=make_dataset(),
+        eval_strategy="steps",
+        eval_steps=9,
+        logging_steps=9,
+        max_steps=18,
+    )
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    evaluations = [line["eval_runtime"] for line in trainer.state.log_history if "eval_runtime" in line]
+    for line in lines:
+        assert line["cost/scoring_seconds"] >= 0.3
+        assert line["cost/training_seconds"] >= 8 * 0.2  # the line of the ninth step is written before its pause
+    assert len(evaluations) == 2
+    parts = sum(sum(value for name, value in line.items() if name.startswith("cost/")) for line in lines)
+    assert parts + sum(evaluations) < trainer.state.log_history[-1]["train_runtime"]  # nothing is counted twice
 
 
 def test_scripts_do_not_need_wandb(tmp_path):

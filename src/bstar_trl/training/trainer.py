@@ -403,7 +403,7 @@ class BSTaRTrainer(GRPOTrainer):
             return
         if aux_losses := self._metrics["train"].pop("aux_loss", None):
             self.figures["aux_loss"] = float(np.mean(aux_losses))
-        if self.figures:
+        if self.figures and "loss" in logs:  # the line that ends a training repeats its last step's
             self.figures["cost/training_seconds"] = self._training_time.seconds
         logs.update(self.figures)
         super().log(logs, start_time)
