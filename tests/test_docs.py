@@ -131,9 +131,8 @@ COMMANDS = [
     for page in [*PAGES, ROOT / "README.md"]
     for number, command in enumerate(
         line.split("#")[0].strip()
-        for _, code in blocks(page, "bash")
-        for line in code.replace("\\\n", " ").splitlines()
-        if re.search(r"\bbstar-trl [a-z]", line)
+        for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+        if re.match(r" *bstar-trl [a-z-]+( |$)", line)
     )
 ]
 

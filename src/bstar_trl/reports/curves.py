@@ -132,7 +132,7 @@ def plot_curves(
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         if panel.is_share:
-            axis.set_ylim(0, 1)
+            axis.set_ylim(-0.02, 1.02)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     if len(runs) > 1:
