@@ -45,6 +45,17 @@ WITHOUT_EFFECT = (  # noqa: SIM905 - a list would need a line per option
     "include_for_metrics "
 ).split()
 
+WHOLE_NUMBERS = (
+    "iteration_steps",
+    "queries_per_iteration",
+    "samples_per_iteration",
+    "generation_chunk_size",
+    "max_completion_length",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+)
+
 
 @dataclass(frozen=True)
 class IterationPlan:
@@ -235,10 +246,14 @@ class BSTaRConfig(IterationOptions, GRPOConfig):
                 f"num_generations (K) must be at least 2, got {self.num_generations}: with one response per query "
                 "there is nothing to select from"
             )
-        for name in ("iteration_steps", "queries_per_iteration", "samples_per_iteration", "generation_chunk_size"):
+        for name in WHOLE_NUMBERS:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigurationError(f"{name} must be a whole number of at least 1, got {value}")
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise ConfigurationError(f"max_steps must be at least 1, or -1 for num_train_epochs, got {self.max_steps}")
+        if not float(self.learning_rate) >= 0:
+            raise ConfigurationError(f"learning_rate must be at least 0, got {self.learning_rate}")
         if self.seed < 0:
             raise ConfigurationError(f"seed must be at least 0, got {self.seed}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):

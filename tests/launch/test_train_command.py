@@ -67,6 +67,12 @@ def test_a_file_of_questions_becomes_an_adapter(tmp_path):
     assert lines[-1]["step"] == 6
     seconds = [(path, path.stat().st_mtime) for path in sorted(out.glob("checkpoint-3/*"))]
     assert seconds  # the first part's checkpoint was not written again
+    weights = (out / "adapter_model.safetensors").read_bytes()
+    done = run(*words, "--lr_scheduler_type", "constant", cwd=tmp_path)
+    assert "6 of 6 steps are done, so nothing is left to train" in done.stderr
+    assert (out / "adapter_model.safetensors").read_bytes() == weights
+    assert log_of(out) == lines
+
     anew = run(*words, "--resume_from_checkpoint", "false", "--max_steps", "3", cwd=tmp_path)
     assert "goes on" not in anew.stderr
 
@@ -78,6 +84,16 @@ def test_a_file_of_questions_becomes_an_adapter(tmp_path):
         (["--model_name_or_path", "no/such-model"], 2, "cannot load the tokenizer of 'no/such-model'"),
         (["--eval_strategy", "steps"], 2, "eval_strategy needs rows"),
         (["--rewards", "[{name: answer_match, column: gold}]"], 2, "gold"),
+        (
+            ["--per_device_train_batch_size", "-4"],
+            2,
+            "per_device_train_batch_size must be a whole number of at least 1",
+        ),
+        (["--max_completion_length", "-8"], 2, "max_completion_length must be a whole number of at least 1, got -8"),
+        (["--learning_rate", "-1"], 2, "learning_rate must be at least 0, got -1"),
+        (["--max_steps", "-3"], 2, "max_steps must be at least 1, or -1"),
+        (["--model_name_or_path", "killed"], 2, "but checkpoints: name one of killed/checkpoint-3"),
+        (["--model_name_or_path", "./nothing"], 2, "there is no such folder"),
         (["--max_completion_length", "1"], 1, "max_completion_length=1"),
         (["--model_name_or_path", "adapter"], 2, "adapter is an adapter. Another one trained upon it"),
     ],
@@ -90,6 +106,7 @@ def test_exit_codes(tmp_path, words, status, message, monkeypatch, capsys):
         )
     )
     (tmp_path / "adapter").mkdir()
+    (tmp_path / "killed" / "checkpoint-3").mkdir(parents=True)
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     given = ["--model_name_or_path", policy_path(), "--dataset_name", "sums.jsonl", "--output_dir", "out", *SMALL]
     assert main(["train", *given, *words]) == status

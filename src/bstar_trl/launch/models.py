@@ -16,10 +16,17 @@ ADAPTER = "adapter_config.json"
 def load_tokenizer(model: ModelConfig) -> Any:
     """The tokenizer saved with a model, or with an adapter. `ConfigurationError`: there is none."""
     name = str(model.model_name_or_path)
+    if Path(name).is_dir() and not any((Path(name) / file).is_file() for file in ("config.json", ADAPTER)):
+        found = sorted(path.name for path in Path(name).glob("checkpoint-*"))
+        raise ConfigurationError(
+            f"the folder {name} holds no model (config.json) and no adapter ({ADAPTER})"
+            + (f", but checkpoints: name one of {', '.join(f'{name}/{item}' for item in found)}" if found else "")
+        )
     try:
         return AutoTokenizer.from_pretrained(name, revision=model.model_revision)
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"cannot load the tokenizer of {name!r}: {error}") from error
+        where = "" if Path(name).exists() else "there is no such folder, and as an id on the Hub: "
+        raise ConfigurationError(f"cannot load the tokenizer of {name!r}: {where}{error}") from error
 
 
 def check_start(model: ModelConfig) -> None:

@@ -90,7 +90,10 @@ def as_queries(rows: Dataset, source: str, options: DataOptions, *, is_chat: boo
         _check_template(template, names)
     chat = (is_chat if options.chat is None else options.chat) and not in_messages
     if options.system_prompt and not chat:
-        raise ConfigurationError("system_prompt needs a conversation, but prompts are sent as text (chat)")
+        raise ConfigurationError(
+            "system_prompt needs a conversation, but prompts are sent as text (no chat template, or chat is false): "
+            "leave system_prompt out (prompt_template can hold its text), or take an instruct model"
+        )
     system = [] if not options.system_prompt else [{"role": "system", "content": options.system_prompt}]
 
     def prompt_of(row: dict[str, Any]) -> dict[str, Any]:

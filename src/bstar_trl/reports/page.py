@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def render(runs: Sequence[RunFiles]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["without_links"] = lambda text: re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text)  # of Markdown
     return environment.get_template(TEMPLATE).render(
         title=", ".join(labels),
         runs=list(zip(labels, runs, strict=True)),

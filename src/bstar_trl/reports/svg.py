@@ -52,7 +52,7 @@ def line_chart(title: str, lines: Sequence[Line], *, is_share: bool = False) -> 
         _, y = at(low_x, tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in whole_ticks(low_x, high_x):
+    for tick in whole_ticks(low_x, max(xs)):
         x, _ = at(tick, low_y)
         parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{tick}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
