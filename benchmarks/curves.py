@@ -25,7 +25,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "dis
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, ProgressCallback
 
-from bstar_trl import BalanceCallback, BSTaRConfig
+from bstar_trl import BalanceCallback
 from bstar_trl.errors import EmptySelectionError
 from bstar_trl.records import Rollouts, Selection, Setting
 from bstar_trl.reports.curves import Panel, plot_curves
@@ -33,7 +33,7 @@ from bstar_trl.reports.history import Row, iteration_rows
 from bstar_trl.rewards import ProcessReward
 from bstar_trl.rewards.base import RewardFn, Score
 from bstar_trl.testbed import policy_path, prm_path
-from bstar_trl.testbed.demo import GENERATIONS, TEMPERATURES, DemoTrainer
+from bstar_trl.testbed.demo import GENERATIONS, TEMPERATURES, DemoTrainer, arguments
 from bstar_trl.testbed.rewards import SumMatch
 from bstar_trl.testbed.task import answer_of, is_valid, make_dataset
 
@@ -246,28 +246,19 @@ def run(name: str, output_dir: Path, seed: int = 0) -> None:
             model=AutoModelForCausalLM.from_pretrained(policy_path(), dtype=torch.float32),
             processing_class=AutoTokenizer.from_pretrained(policy_path()),
             reward_funcs=[REWARDS[reward]() for reward in case.rewards],
-            args=BSTaRConfig(
-                output_dir=folder,
+            args=arguments(
+                folder,
                 max_steps=case.iterations * case.steps,
                 iteration_steps=case.steps,
                 queries_per_iteration=case.queries,
                 samples_per_iteration=TARGET * case.queries,
-                num_generations=GENERATIONS,
-                per_device_train_batch_size=64,
-                generation_chunk_size=1600,
                 max_completion_length=72 if max(case.mix) > 6 else 40,
                 learning_rate=case.learning_rate,
-                lr_scheduler_type="linear",
                 logging_steps=case.steps,
                 eval_strategy="steps",
                 eval_steps=case.steps,
                 eval_on_start=True,
                 seed=seed,
-                use_cpu=True,
-                bf16=False,
-                gradient_checkpointing=False,
-                save_strategy="no",
-                report_to="none",
                 disable_tqdm=True,
             ),
             train_dataset=make_dataset(case.rows, case.mix, seed=seed),

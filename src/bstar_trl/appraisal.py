@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -13,7 +14,10 @@ from .balance import balance_scores, best_threshold
 from .luck import ESTIMATE, learned_factor, lucky_share, scaled_chance
 from .records import Rollouts, ScoreMap
 
+logger = logging.getLogger(__name__)
+
 MOST_THRESHOLDS = 21  # of a map
+MUCH_LUCK = 0.2  # share of lucky responses that deserves a warning
 
 
 class Appraiser:
@@ -118,3 +122,15 @@ def mean_and_error(scores_N: np.ndarray) -> tuple[float, float]:
         return 0.0, 0.0
     error = scores_N.std(ddof=1) / math.sqrt(len(scores_N)) if len(scores_N) > 1 else 0.5
     return float(scores_N.mean()), float(error)
+
+
+def warn_of_luck(share: float, earlier: Sequence[float]) -> None:
+    """Warn of a large share of lucky responses, unless one of the earlier iterations had one already."""
+    if share <= MUCH_LUCK or max(earlier, default=0.0) > MUCH_LUCK:
+        return
+    logger.warning(
+        "About %.0f %% of the correct responses above the threshold are right by luck: wrong reasoning that ends on "
+        "the right answer. Add a reward that reads the reasoning (such as ProcessReward), ask for answers that are "
+        "harder to guess, or try lower temperatures. Later iterations do not repeat this; select/lucky_share tells.",
+        100 * share,
+    )

@@ -13,13 +13,13 @@ import numpy as np
 from transformers import IntervalStrategy, TrainerCallback
 
 from .allocation import ROUND, Rounds
-from .appraisal import Appraiser, mean_and_error
+from .appraisal import Appraiser, mean_and_error, warn_of_luck
 from .arguments import grid_of, one_of
 from .config import IterationPlan
 from .errors import ConfigurationError
 from .luck import ESTIMATE
-from .probe import Ask, Order, probe
-from .records import Exploration, Request, Rollouts, ScoreMap, Setting, concatenate
+from .probe import Order, TemperatureSearch
+from .records import Exploration, Request, Rollouts, Setting, concatenate
 from .search import Prior
 from .shares import Search, Shares
 
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 DEFAULT_TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 PAPER_TEMPERATURES = DEFAULT_TEMPERATURES
 PAPER_THRESHOLDS = tuple(step / 10 for step in range(-10, 11))
-MUCH_LUCK = 0.2  # share of lucky responses that deserves a warning
 
 SampleRound = Callable[[Sequence[Request]], Rollouts]
 
@@ -227,8 +226,16 @@ class BalanceCallback(TrainerCallback):
             temperature=self.temperatures[0] if len(self.temperatures) == 1 else float(temperature),
             threshold=self.thresholds[0] if self.thresholds is not None and len(self.thresholds) == 1 else 0.0,
         )
-        self._prior: Prior | None = None
         self._rng = np.random.default_rng([seed, 1])
+        self._find_temperature = TemperatureSearch(
+            self.temperatures,
+            self._shares,
+            self._rng,
+            num_generations=num_generations,
+            target=plan.target,
+            thresholds=self.thresholds,
+            smooth=self.smooth,
+        )
         self._agree: Callable[[Any], Any] = _as_it_is
 
     # ------------------------------------------------------------------ exploring
@@ -262,14 +269,18 @@ class BalanceCallback(TrainerCallback):
         def ask(*orders: Order) -> Rollouts:
             return sample([self._request(*order) for order in orders if order[1]])
 
-        kept, temperature, threshold, figures, score_map = self._find_temperature(ask, queries)
-        explored = set() if kept is None else set(kept.query_ids_R.tolist())
+        probed = self._find_temperature(ask, self._agree, queries, in_force=self.setting.temperature)
+        temperature = self.temperatures[0] if probed is None else probed.temperature
+        threshold = None if probed is None else probed.threshold
+        figures = {} if probed is None else dict(probed.figures)
+        score_map = None if probed is None else self.appraiser.score_map(probed.rollouts)
+        parts = [probed.kept] if probed is not None and len(probed.kept) else []
+        explored = {query for part in parts for query in part.query_ids_R.tolist()}
         rest = [query for query in queries if query not in explored]
         most = self.num_generations
-        at_winner = 0 if kept is None else len(np.unique(kept.at(temperature).query_ids_R))
+        at_winner = sum(len(np.unique(part.at(temperature).query_ids_R)) for part in parts)
         num_even = self._shares.num_even(at_winner) if self._in_rounds else len(rest)
         in_rounds = rest[num_even:]
-        parts = [] if kept is None else [kept]
         if rest:
             parts.append(ask((temperature, rest[:num_even], most), (temperature, in_rounds, ROUND)))
         begun = concatenate(parts)
@@ -287,47 +298,6 @@ class BalanceCallback(TrainerCallback):
         if score_map is None and len(even):
             score_map = self.appraiser.score_map(even)
         return Exploration(rounds.rollouts, temperature, threshold, figures, even, first, score_map)
-
-    def _find_temperature(
-        self, ask: Ask, queries: Sequence[int]
-    ) -> tuple[Rollouts | None, float, float | None, dict[str, float], ScoreMap | None]:
-        """Responses worth keeping, the temperature, the threshold that goes with it, what the search cost and saw."""
-        if len(self.temperatures) == 1:
-            return None, self.temperatures[0], None, {}, None
-        probed = probe(
-            ask,
-            self._agree,
-            queries,
-            self.temperatures,
-            shares=self._shares,
-            num_generations=self.num_generations,
-            target=self.target,
-            thresholds=self.thresholds,
-            rng=self._rng,
-            prior=self._prior,
-            smooth=self.smooth,
-        )
-        result = probed.result
-        found: tuple[float, float | None] = (result.setting.temperature, result.setting.threshold)
-        if result.setting.score > 0:
-            self._prior = result.prior
-        else:
-            found = self._nearest(self.setting.temperature), None
-            logger.warning(
-                "No temperature (%s) scores above 0 on %d queries; T = %g is kept.",
-                ", ".join(f"{value:g}" for value in self.temperatures),
-                self.num_queries,
-                found[0],
-            )
-        kept = probed.rollouts if self.search == "slices" else probed.rollouts.at(found[0])
-        score_map = self.appraiser.score_map(probed.rollouts)
-        return (kept if len(kept) else None), *found, probed.figures, score_map
-
-    def _nearest(self, temperature: float) -> float:
-        """The temperature in force; with slices the candidate next to it, since there may be no other responses."""
-        if self.search == "grid":
-            return temperature
-        return min(self.temperatures, key=lambda candidate: abs(candidate - temperature))
 
     def _request(self, temperature: float, queries: Sequence[int], n: int) -> Request:
         seed = int(self._rng.integers(2**31))
@@ -383,17 +353,7 @@ class BalanceCallback(TrainerCallback):
             "balance/extra_completions": float(num_sampled - len(exploration.rollouts)),
             "select/lucky_share": share,
         }
-        if share > MUCH_LUCK and all(
-            item.get("select/lucky_share", 0.0) <= MUCH_LUCK
-            for item in self.history  # old checkpoints hold none
-        ):
-            logger.warning(
-                "About %.0f %% of the correct responses above the threshold are right by luck: wrong reasoning that "
-                "ends on the right answer. Add a reward that reads the reasoning (such as ProcessReward), ask for "
-                "answers that are harder to guess, or try lower temperatures. Later iterations do not repeat this; "
-                "select/lucky_share tells.",
-                100 * share,
-            )
+        warn_of_luck(share, [item.get("select/lucky_share", 0.0) for item in self.history])  # old checkpoints: none
         self.history.append(entry)
         return entry
 
@@ -415,7 +375,7 @@ class BalanceCallback(TrainerCallback):
         return {
             "history": [dict(entry) for entry in self.history],
             "setting": dataclasses.asdict(self.setting),
-            "prior": None if self._prior is None else dataclasses.asdict(self._prior),
+            "prior": None if (prior := self._find_temperature.prior) is None else dataclasses.asdict(prior),
             "trained_share": self.appraiser.trained_share,
             "rng": self._rng.bit_generator.state,
         }
@@ -425,7 +385,7 @@ class BalanceCallback(TrainerCallback):
         self.history = [dict(entry) for entry in state["history"]]
         self.setting = Setting(**state["setting"])
         prior = state.get("prior")  # checkpoints of earlier versions have none
-        self._prior = None if prior is None else Prior(**prior)
+        self._find_temperature.prior = None if prior is None else Prior(**prior)
         self.appraiser.trained_share = state.get("trained_share")
         self._rng.bit_generator.state = state["rng"]
 

@@ -1,7 +1,8 @@
-"""The probe of an iteration: real responses for the search of the temperature."""
+"""The search of an iteration's temperature, on real responses."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,82 +14,127 @@ from .records import Rollouts
 from .search import Observed, Prior, SearchResult, Slice, find_setting
 from .shares import Shares
 
+logger = logging.getLogger(__name__)
+
 Order = tuple[float, Sequence[int], int]  # temperature, queries, responses to each
 Ask = Callable[..., Rollouts]  # takes orders; one call is one submission to the engine
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe found.
+    """What a search found.
 
     Args:
-        rollouts (`Rollouts`): its responses, at all temperatures.
-        result (`SearchResult`): of the search.
-        seconds (`float`): for sampling, scoring and searching.
+        temperature (`float`): the winner, or the one that is kept where none scores above 0.
+        threshold (`float`, *optional*): the best one at the winner; `None` where none scores above 0.
+        rollouts (`Rollouts`): all responses that it saw.
+        kept (`Rollouts`): those that are training material; may be none.
+        figures (`dict[str, float]`): what it cost, under the names of the logs.
     """
 
+    temperature: float
+    threshold: float | None
     rollouts: Rollouts
-    result: SearchResult
-    seconds: float
-
-    @property
-    def figures(self) -> dict[str, float]:
-        """What it cost, under the names of the logs."""
-        return {
-            "balance/probe_completions": float(self.result.completions),
-            "balance/probe_seconds": self.seconds,
-        }
+    kept: Rollouts
+    figures: dict[str, float]
 
 
-def probe(
-    ask: Ask,
-    agree: Callable[[Any], Any],
-    queries: Sequence[int],
-    temperatures: Sequence[float],
-    *,
-    shares: Shares,
-    num_generations: int,
-    target: float,
-    thresholds: Sequence[float] | None,
-    rng: np.random.Generator,
-    prior: Prior | None,
-    smooth: bool,
-) -> Probe:
-    """Sample the first queries at several temperatures, in slices or all of them at each, and search.
+class TemperatureSearch:
+    """Samples an iteration's first queries at several temperatures, in slices or all of them at each, and chooses.
 
     Args:
-        ask: samples and scores orders.
-        agree: returns what the main process says.
-        queries (`Sequence[int]`): the iteration's; the first `shares.num_queries` of them take part.
         temperatures (`Sequence[float]`): candidates.
         shares (`Shares`): the kind of search, and its number of queries.
-        num_generations, target, thresholds, rng, prior, smooth: as of [`find_setting`].
+        rng (`np.random.Generator`): draws the slices.
+        num_generations, target, thresholds, smooth: as of [`find_setting`].
+
+    Attributes:
+        prior (`Prior`, *optional*): what the last search that found something leaves to the next one.
     """
-    started = time.perf_counter()
-    probed: list[Rollouts] = []
 
-    def observe(slices: Sequence[Slice]) -> list[Observed]:
-        slices = agree(slices)
-        places = [(temperature, [queries[place] for place in who], num_generations) for temperature, who in slices]
-        probed.append(ask(*places))
-        grids = [probed[0].at(temperature).grids for temperature, _ in slices]
-        return [
-            Observed(item.rewards_NK, item.correct_NK, item.selectable_NK, item.chance_N, item.step_NK)
-            for item in grids
-        ]
+    def __init__(
+        self,
+        temperatures: Sequence[float],
+        shares: Shares,
+        rng: np.random.Generator,
+        *,
+        num_generations: int,
+        target: float,
+        thresholds: Sequence[float] | None,
+        smooth: bool,
+    ):
+        self.temperatures = temperatures
+        self.shares = shares
+        self.rng = rng
+        self.num_generations = num_generations
+        self.target = target
+        self.thresholds = thresholds
+        self.smooth = smooth
+        self.prior: Prior | None = None
 
-    in_slices = shares.search == "slices"
-    result = find_setting(
-        observe,
-        temperatures,
-        num_queries=shares.num_queries,
-        num_generations=num_generations,
-        target=target,
-        budget=shares.num_queries * num_generations * (1 if in_slices else len(temperatures)),
-        disjoint=in_slices,
-        thresholds=thresholds,
-        rng=rng,
-        prior=prior,
-        smooth=smooth,
-    )
-    return Probe(probed[0], agree(result), time.perf_counter() - started)
+    def __call__(
+        self, ask: Ask, agree: Callable[[Any], Any], queries: Sequence[int], *, in_force: float
+    ) -> Probe | None:
+        """Search; `None` where there is nothing to choose from. A collective.
+
+        Args:
+            ask: samples and scores orders.
+            agree: returns what the main process says.
+            queries (`Sequence[int]`): the iteration's; the first `shares.num_queries` of them take part.
+            in_force (`float`): the temperature of the last iteration.
+        """
+        if len(self.temperatures) == 1:
+            return None
+        started = time.perf_counter()
+        rollouts, result = self._find(ask, agree, queries)
+        figures = {
+            "balance/probe_completions": float(result.completions),
+            "balance/probe_seconds": time.perf_counter() - started,
+        }
+        in_slices = self.shares.search == "slices"
+        threshold: float | None
+        temperature, threshold = result.setting.temperature, result.setting.threshold
+        if result.setting.score > 0:
+            self.prior = result.prior
+        else:
+            # With slices there may be no responses at the temperature in force, so it is the candidate next to it.
+            temperature = min(self.temperatures, key=lambda item: abs(item - in_force)) if in_slices else in_force
+            threshold = None
+            logger.warning(
+                "No temperature (%s) scores above 0 on %d queries; T = %g is kept.",
+                ", ".join(f"{value:g}" for value in self.temperatures),
+                self.shares.num_queries,
+                temperature,
+            )
+        kept = rollouts if in_slices else rollouts.at(temperature)
+        return Probe(temperature, threshold, rollouts, kept, figures)
+
+    def _find(self, ask: Ask, agree: Callable[[Any], Any], queries: Sequence[int]) -> tuple[Rollouts, SearchResult]:
+        probed: list[Rollouts] = []
+
+        def observe(slices: Sequence[Slice]) -> list[Observed]:
+            slices = agree(slices)
+            probed.append(
+                ask(*((value, [queries[place] for place in who], self.num_generations) for value, who in slices))
+            )
+            grids = [probed[0].at(temperature).grids for temperature, _ in slices]
+            return [
+                Observed(item.rewards_NK, item.correct_NK, item.selectable_NK, item.chance_N, item.step_NK)
+                for item in grids
+            ]
+
+        in_slices = self.shares.search == "slices"
+        result = find_setting(
+            observe,
+            self.temperatures,
+            num_queries=self.shares.num_queries,
+            num_generations=self.num_generations,
+            target=self.target,
+            budget=self.shares.num_queries * self.num_generations * (1 if in_slices else len(self.temperatures)),
+            disjoint=in_slices,
+            thresholds=self.thresholds,
+            rng=self.rng,
+            prior=self.prior,
+            smooth=self.smooth,
+        )
+        return probed[0], agree(result)

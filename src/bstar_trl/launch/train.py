@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from ..errors import ConfigurationError
 from ..luck import ESTIMATE
 from ..options import BalanceOptions
 from ..reports import LiveTable
-from ..training.run_state import last_whole_checkpoint
 from ..training.trainer import BSTaRTrainer
 from .models import load_start, load_tokenizer
 from .parsing import Options
@@ -102,28 +100,11 @@ def run_training(trainer: BSTaRTrainer, dataset_name: str | None) -> None:
             )
     elif str(resume).lower() in ("true", "false"):
         resume = str(resume).lower() == "true"
-    if resume is True and _is_finished(trainer):
-        return
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     trainer.create_model_card(dataset_name=dataset_name)
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=dataset_name)
-
-
-def _is_finished(trainer: BSTaRTrainer) -> bool:
-    """Whether the last checkpoint is the end of the run: transformers would train a step more."""
-    checkpoint = Path(last_whole_checkpoint(str(trainer.args.output_dir)))
-    step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-    if not 0 < trainer.args.max_steps <= step:
-        return False
-    logger.warning(
-        "%s: %d of %d steps are done, so nothing is left to train. A larger max_steps goes on.",
-        checkpoint,
-        step,
-        trainer.args.max_steps,
-    )
-    return True
 
 
 def _chance(text: str) -> Any:

@@ -176,7 +176,7 @@ def train_policy(
         model=model,
         processing_class=tokenizer,
         reward_funcs=[SumMatch(), ProcessReward(prm_path(), dtype=torch.float32)] if reward == "prm" else [SumMatch()],
-        args=_arguments(output_dir, iterations, queries, seed),
+        args=arguments(output_dir, max_steps=iterations * STEPS, queries_per_iteration=queries, seed=seed),
         train_dataset=make_dataset(TRAINING_SUMS, MIX, seed=seed),
         callbacks=[balance, observer],
     )
@@ -193,23 +193,22 @@ def train_policy(
     return summary
 
 
-def _arguments(output_dir: str | Path, iterations: int, queries: int, seed: int) -> BSTaRConfig:
-    return BSTaRConfig(
-        output_dir=str(output_dir),
-        max_steps=iterations * STEPS,
-        iteration_steps=STEPS,
-        queries_per_iteration=queries,
-        samples_per_iteration=SAMPLES,
-        num_generations=GENERATIONS,
-        per_device_train_batch_size=BATCH_SIZE,
-        generation_chunk_size=1600,
-        max_completion_length=40,
-        learning_rate=1e-3,
-        lr_scheduler_type="linear",
-        seed=seed,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        report_to="none",
-    )
+def arguments(output_dir: str | Path, **changes: Any) -> BSTaRConfig:
+    """The demo's settings, with changes; `max_steps` and `queries_per_iteration` must be among them."""
+    settings: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "iteration_steps": STEPS,
+        "samples_per_iteration": SAMPLES,
+        "num_generations": GENERATIONS,
+        "per_device_train_batch_size": BATCH_SIZE,
+        "generation_chunk_size": 1600,
+        "max_completion_length": 40,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "linear",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": "none",
+    }
+    return BSTaRConfig(**settings | changes)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from ..errors import MissingDependencyError
@@ -124,3 +125,21 @@ def histograms_of(details: Mapping[str, Any]) -> list[Histogram]:
             edges = [number - 0.5 for number in range(len(counts) + 1)]
             found.append(Histogram(f"histograms/{name}", counts, edges))
     return found
+
+
+def histograms_for(histogram: Callable[..., Any], details: Mapping[str, Any]) -> dict[str, Any]:
+    """The histograms of an iteration's details by their names, for W&B and for clients that follow its interface.
+
+    Args:
+        histogram: the client's class.
+        details (`Mapping`): as of `iteration_details`.
+    """
+    return {
+        f"train/{item.name}": histogram(np_histogram=(np.array(item.counts), np.array(item.edges)))
+        for item in histograms_of(details)
+    }
+
+
+def log_at(run: Any, iteration: int, step: int, values: Mapping[str, Any]) -> None:
+    """Log to a run of W&B, or of a client that follows its interface, with the axes."""
+    run.log({**values, "train/iteration": iteration, "train/global_step": step})

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .base import Tracker, histograms_of
+from .base import Tracker, histograms_for, log_at
 
 
 class TrackioTracker(Tracker):
@@ -27,21 +27,14 @@ class TrackioTracker(Tracker):
     def _send_details(self, run: Any, iteration: int, step: int, details: Mapping[str, Any]) -> None:
         import trackio
 
-        values: dict[str, Any] = {
-            f"train/{item.name}": trackio.Histogram(np_histogram=(np.array(item.counts), np.array(item.edges)))
-            for item in histograms_of(details)
-        }
+        values = histograms_for(trackio.Histogram, details)
         with self._score_map(details) as figure:
             if figure is not None:
                 figure.canvas.draw()
                 values["train/score_map"] = trackio.Image(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
-        _log(run, iteration, step, values)
+        log_at(run, iteration, step, values)
 
     def _send_completions(self, run: Any, iteration: int, step: int, table: pd.DataFrame) -> None:
         import trackio
 
-        _log(run, iteration, step, {"completions": trackio.Table(dataframe=table.assign(iteration=iteration))})
-
-
-def _log(run: Any, iteration: int, step: int, values: Mapping[str, Any]) -> None:
-    run.log({**values, "train/iteration": iteration, "train/global_step": step})
+        log_at(run, iteration, step, {"completions": trackio.Table(dataframe=table.assign(iteration=iteration))})

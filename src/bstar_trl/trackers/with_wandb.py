@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from .base import Tracker, histograms_of
+from .base import Tracker, histograms_for, log_at
 
 MOST_ROWS = 10_000  # of the growing table
 BY_ITERATION = ("balance", "cost", "explore", "select", "score_map", "histograms")
@@ -36,14 +35,11 @@ class WandbTracker(Tracker):
     def _send_details(self, run: Any, iteration: int, step: int, details: Mapping[str, Any]) -> None:
         import wandb
 
-        values: dict[str, Any] = {
-            f"train/{item.name}": wandb.Histogram(np_histogram=(np.array(item.counts), np.array(item.edges)))
-            for item in histograms_of(details)
-        }
+        values = histograms_for(wandb.Histogram, details)
         with self._score_map(details) as figure:
             if figure is not None:
                 values["train/score_map"] = wandb.Image(figure)
-            _log(run, iteration, step, values)
+            log_at(run, iteration, step, values)
 
     def _send_completions(self, run: Any, iteration: int, step: int, table: pd.DataFrame) -> None:
         import wandb
@@ -57,8 +53,4 @@ class WandbTracker(Tracker):
         for row in shown.head(max(0, room)).itertuples(index=False):
             self._table.add_data(*row)
         if room > 0:
-            _log(run, iteration, step, {"completions": self._table})
-
-
-def _log(run: Any, iteration: int, step: int, values: Mapping[str, Any]) -> None:
-    run.log({**values, "train/iteration": iteration, "train/global_step": step})
+            log_at(run, iteration, step, {"completions": self._table})

@@ -16,17 +16,20 @@ class SamplingCost:
 
     Args:
         num_sampled: responses, of all processes.
+        num_tokens: theirs and their prompts'.
         sampling_seconds: as of [`Sampler`].
         scoring_seconds: as of [`Sampler`].
     """
 
     num_sampled: int = 0
+    num_tokens: int = 0
     sampling_seconds: float = 0.0
     scoring_seconds: float = 0.0
 
     def add(self, sampler: Sampler) -> None:
         """Another round's."""
         self.num_sampled += sampler.num_sampled
+        self.num_tokens += sampler.num_tokens
         self.sampling_seconds += sampler.sampling_seconds
         self.scoring_seconds += sampler.scoring_seconds
 

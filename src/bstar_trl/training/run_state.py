@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..callback import BalanceCallback
@@ -107,3 +108,9 @@ def last_whole_checkpoint(output_dir: str) -> str:
             f"there is no checkpoint to resume in {output_dir!r}{torn}: start with resume_from_checkpoint=False"
         )
     return os.path.join(output_dir, max(whole)[1])
+
+
+def steps_of(checkpoint: str) -> int:
+    """Optimizer steps that were made before this checkpoint; 0 where it does not say."""
+    path = os.path.join(checkpoint, WRITTEN_LAST)
+    return int(TrainerState.load_from_json(path).global_step) if os.path.isfile(path) else 0

@@ -21,8 +21,8 @@ from trl import GRPOTrainer
 from trl.data_utils import is_conversational
 
 from ..config import BSTaRConfig
-from ..errors import ConfigurationError, EmptySelectionError, UnsupportedOptionError
-from ..records import Completion, Exploration, Request, Rollouts, Rows, Selection, Setting, returned
+from ..errors import ConfigurationError, UnsupportedOptionError
+from ..records import Completion, Request, Rollouts, Rows, Selection, Setting
 from ..reports.table import LiveTable
 from ..rollouts.judging import Verifiers
 from ..rollouts.queries import make_queries
@@ -32,20 +32,17 @@ from ..selection import select
 from .batches import BatchShape, Ticks, TrainingBatches
 from .checks import check_dataset, check_trainable, is_balance_callback, prepare
 from .citation import PAPER
-from .costs import SamplingCost, Stopwatch
-from .details import iteration_details
+from .costs import Stopwatch
 from .evaluation import Evaluated, evaluation_datasets, evaluation_metrics, sample_evaluation
-from .figures import iteration_metrics
 from .inheritance import Inheritance
+from .iteration import Iteration, run_iteration
 from .model_card import Run, complete_card, facts_of
 from .monitoring import Monitor
 from .policy import Policy
 from .progress import explain_empty, with_progress
-from .run_state import RunState, last_whole_checkpoint
-from .tables import completions_table
+from .run_state import RunState, last_whole_checkpoint, steps_of
 
 logger = logging.getLogger(__name__)
-MOST_EMPTY_ROUNDS = 3
 
 
 class BSTaRTrainer(GRPOTrainer):
@@ -89,6 +86,7 @@ class BSTaRTrainer(GRPOTrainer):
     _tag_names = ["trl", "bstar"]  # noqa: RUF012 - the parent declares it so
     _name = "B-STaR"
     _paper = PAPER
+    _is_done = False  # whether the checkpoint that a training resumes from is its end
 
     def __init__(
         self,
@@ -187,25 +185,6 @@ class BSTaRTrainer(GRPOTrainer):
 
     # ------------------------------------------------------------------ the iteration
 
-    def _run_iteration(self) -> Selection:
-        """Probe, explore, score, select (the paper's algorithm 1); the optimizer steps follow."""
-        cost = SamplingCost()
-        for _ in range(MOST_EMPTY_ROUNDS):
-            queries = self.queries.take(self.plan.num_queries)
-            sampler = self._sampler(self.queries, with_chance=self.balance.estimates_chance)
-            with self.policy.session():
-                exploration = self.balance.begin(sampler, queries)
-            setting = sampler.agree(returned(Setting, self.balance.settle(exploration), "settle"))
-            selection = returned(Selection, self.select_responses(exploration.rollouts, setting), "select_responses")
-            cost.add(sampler)
-            self.state.num_input_tokens_seen += sampler.num_tokens
-            if len(selection):
-                self._track(setting, exploration, selection, sampler, cost)
-                return selection
-            reason = explain_empty(exploration.rollouts, setting, self.scorer.verifiers, self.args)
-            logger.warning("Iteration %d selected nothing: %s. Exploring the next queries.", self.iteration, reason)
-        raise EmptySelectionError(f"{MOST_EMPTY_ROUNDS} rounds in a row selected no response. The last one: {reason}")
-
     def generate_responses(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Sample every response that this process is asked for, in any order: a hook for subclasses.
 
@@ -240,6 +219,19 @@ class BSTaRTrainer(GRPOTrainer):
         chosen_M2 = select(grids.rewards_NK, candidates_NK, threshold, budget=budget, rng=rng)
         return Selection(rollouts.take(grids.index_NK[tuple(chosen_M2.T)]), self.plan.num_samples)
 
+    def _track(self, found: Iteration) -> None:
+        self.state.num_input_tokens_seen += found.cost.num_tokens
+        self.run_state.figures = {
+            **found.figures,
+            **self.balance.record(found.setting, found.exploration, found.cost.num_sampled),
+            "iteration": float(self.iteration),
+            "num_tokens": float(self.state.num_input_tokens_seen),
+        }
+        table = None
+        if self.args.log_completions:
+            table, self._logs["extra"] = found.table(self.args.chunk_size)  # where TRL keeps them
+        self._monitor.add(self.iteration, found.details(self.policy.tokenizer.decode), table)
+
     def _sampler(self, rows: Rows, *, with_chance: bool = False) -> Sampler:
         return Sampler(
             self.generate_responses,
@@ -251,26 +243,6 @@ class BSTaRTrainer(GRPOTrainer):
             with_chance=with_chance,
         )
 
-    def _track(
-        self, setting: Setting, exploration: Exploration, selection: Selection, sampler: Sampler, cost: SamplingCost
-    ) -> None:
-        if len(selection) < selection.wanted:
-            logger.info("Iteration %d: %d of %d samples found.", self.iteration, len(selection), selection.wanted)
-        self.run_state.figures = {
-            **iteration_metrics(exploration, setting, selection, sampler),
-            **self.balance.record(setting, exploration, cost.num_sampled),
-            **cost.figures,
-            "iteration": float(self.iteration),
-            "num_tokens": float(self.state.num_input_tokens_seen),
-        }
-        details = iteration_details(exploration, setting, selection, self.policy.tokenizer.decode)
-        table = None
-        if self.args.log_completions:
-            shown = exploration.rollouts.take(np.arange(min(self.args.chunk_size, len(exploration.rollouts))))
-            extras = self._logs["extra"] = sampler.logged_extras(shown.rows_R)  # where TRL keeps them
-            table = completions_table(shown, selection, sampler) | extras
-        self._monitor.add(self.iteration, details, table)
-
     # ------------------------------------------------------------------ what the training loop sees
 
     def get_train_dataloader(self) -> DataLoader:
@@ -278,6 +250,8 @@ class BSTaRTrainer(GRPOTrainer):
         dataset: Any = self.train_dataset
         is_stream = isinstance(dataset, IterableDataset)
         num_steps = self.args.max_steps if is_stream else self.plan.epoch_steps(len(dataset))
+        if self._is_done:
+            num_steps = 0  # transformers would train a step more
         shape = self.run_state.shape
         return Ticks(num_steps * shape.accumulation, shape.size * shape.processes, self.args.dataloader_num_workers)
 
@@ -297,10 +271,20 @@ class BSTaRTrainer(GRPOTrainer):
         model = self.policy.model
         if self.iteration == 0:
             self.inheritance.save_initial_weights(model, self.accelerator)
-        selection = self._run_iteration()
+        found = run_iteration(
+            self.iteration,
+            self.balance,
+            next_queries=lambda: self.queries.take(self.plan.num_queries),
+            make_sampler=lambda: self._sampler(self.queries, with_chance=self.balance.estimates_chance),
+            session=self.policy.session,
+            select=self.select_responses,
+            explain=lambda rollouts, setting: explain_empty(rollouts, setting, self.scorer.verifiers, self.args),
+        )
+        self._track(found)
         if self.iteration > 0 and self.inheritance.begin_improvement(model, self.optimizer, self.lr_scheduler):
             self.policy.weights_changed()
-        samples = selection.rollouts.reader.read(selection.rollouts.rows_R)
+        chosen = found.selection.rollouts
+        samples = chosen.reader.read(chosen.rows_R)
         self.run_state.iteration += 1
         self._training_time.start()
         return TrainingBatches(samples, self.plan.num_steps, self.run_state.shape, self.run_state.rng)
@@ -415,6 +399,10 @@ class BSTaRTrainer(GRPOTrainer):
         """The parent's; `resume_from_checkpoint=True` takes the last checkpoint that was written to its end."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(str(self.args.output_dir))
+        done = steps_of(resume_from_checkpoint) if isinstance(resume_from_checkpoint, str) else 0
+        self._is_done = 0 < self.args.max_steps <= done
+        if self._is_done:
+            logger.warning("%s is the end of its run: a larger max_steps trains on.", resume_from_checkpoint)
         self.run_state.reset()  # so that a second `train()` does not continue the first
         self.policy.weights_changed()  # the first may have ended with a step that its engine has not seen
         if self.is_world_process_zero():
